@@ -1,0 +1,60 @@
+"""Files written whole or not at all, and their fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from cada_edge.errors import OutputError
+
+__all__ = ["sha256_file", "write_atomic"]
+
+_BLOCK_BYTES = 1 << 20
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomic(path: str | Path, data: bytes) -> Path:
+    """Write bytes to a file so that readers see the old file or the whole new one, never a part.
+
+    Args:
+        path: The file to write; its folder is made.
+        data: The content.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: The folder or the disk does not take it; the old file, if any, is untouched.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; results are for everyone the umask lets in.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Choose a folder that can be written and has space left; nothing was changed."
+        ) from error
+    return path

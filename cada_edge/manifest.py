@@ -1,0 +1,255 @@
+"""The manifest: what a deployable model file is and how it was checked, as JSON beside it.
+
+``model.onnx`` has ``model.onnx.json``. Export writes it once; `calibrate` and `verify` rewrite their own part of
+it; the runtime reads it and trusts the model file only as far as the manifest's SHA-256 goes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cada_edge.errors import ManifestError, ModelMismatchError, ModelNotFoundError
+from cada_edge.files import sha256_file, write_atomic
+
+__all__ = ["SCHEMA_VERSION", "Calibration", "Manifest", "Parity", "manifest_path"]
+
+SCHEMA_VERSION = 1
+"""Raised whenever an older version of cada-edge could misread a manifest."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the threshold came about (split conformal, Vovk et al.; the rule is in `cada_edge.runtime.calibrate`)."""
+
+    images: int
+    """Normal images whose scores set the threshold."""
+    false_alarm_rate: float
+    """Wanted rate of false alarms, 0-1."""
+    supported_false_alarm_rate: float
+    """Smallest rate that this many images can promise: 1 / (images + 1)."""
+    images_needed: int
+    """Images that the wanted rate needs."""
+    interval_low: float
+    """Lower end of the 95 % Clopper-Pearson interval of the rate of these images over the threshold, 0-1."""
+    interval_high: float
+    """Upper end of that interval, 0-1."""
+    source: str
+    """Where the images came from, in words."""
+    data_fingerprint: str
+    """SHA-256 over the images' names and bytes."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The exported file against the fp32 PyTorch model on the reference frames."""
+
+    images: int
+    """Frames replayed, synthetic ones included."""
+    max_score_difference: float
+    """Largest |score - reference| / max(1, |reference|)."""
+    max_map_difference: float
+    """Largest difference of one pixel of the anomaly map, in aligned units; the reference is stored in fp16."""
+    score_limit: float
+    """What `max_score_difference` had to stay under."""
+    backend: str
+    """Engine, version and device that ran the file, as 'onnxruntime 1.20.0 CPU'."""
+    auroc_drift: float | None = None
+    """|AUROC - reference AUROC| in points, or None with the reason beside."""
+    auroc_drift_reason: str | None = None
+    """Why there is no drift figure."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about one deployable model file that is not in the file."""
+
+    model_file: str
+    """Name of the model file, without folders."""
+    model_sha256: str
+    """SHA-256 of the model file."""
+    format: str
+    """'onnx' (later also 'engine')."""
+    precision: str
+    """Precision of the networks: 'fp32' or 'fp16'."""
+    base: str
+    """Base method, as 'revdist'."""
+    encoder: str
+    """timm name and tag of the encoder, or the name of a bundled one."""
+    input_hw: tuple[int, int]
+    """Height and width of the input frames, in pixels."""
+    resize: str
+    """Name of the resize that the runtime must use: `cada_edge.runtime.preprocess.RESIZE_NAME`."""
+    mean: tuple[float, float, float]
+    """Subtracted from RGB in 0-1, inside the graph."""
+    std: tuple[float, float, float]
+    """Divided by, inside the graph."""
+    alignment: str
+    """'none' or 'cada'."""
+    range_floor: float
+    """Smallest range g^ - u^ that the alignment divides by (method of this project: half the 1 % quantile)."""
+    smoothing: dict[str, Any]
+    """Smoothing of the aligned map: kernel (pixels), sigma (pixels), padding."""
+    top_fraction: float
+    """Share of the highest pixels whose mean is the image's score; 0 is the maximum alone."""
+    checkpoint_sha256: str
+    """SHA-256 of the checkpoint the file was exported from."""
+    data_fingerprint: str
+    """SHA-256 over the training images' names and bytes."""
+    recipe: str
+    """Name of the training recipe."""
+    created_at: str
+    """UTC, ISO 8601."""
+    versions: dict[str, str]
+    """Versions of the packages that made the file."""
+    threshold: float | None = None
+    """A score above it is anomalous; None until calibrated."""
+    pixel_threshold: float | None = None
+    """A pixel of the map above it is anomalous; None: the threshold."""
+    calibration: Calibration | None = None
+    """How the threshold came about; None without one."""
+    parity: Parity | None = None
+    """The last check of the file against PyTorch."""
+    reference_file: str | None = None
+    """Name of the reference file beside the model."""
+    reference_sha256: str | None = None
+    """SHA-256 of the reference file."""
+    schema_version: int = field(default=SCHEMA_VERSION)
+    """Schema of this manifest."""
+
+    def write(self, model_path: str | Path) -> Path:
+        """Write the manifest beside the model file, atomically.
+
+        Args:
+            model_path: The model file (not the manifest).
+
+        Returns:
+            Path of the manifest.
+
+        Raises:
+            OutputError: The folder or disk does not take it.
+        """
+        text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+        return write_atomic(manifest_path(model_path), text.encode())
+
+    @classmethod
+    def read(cls, model_path: str | Path) -> Manifest:
+        """Read the manifest beside a model file.
+
+        Args:
+            model_path: The model file (not the manifest).
+
+        Raises:
+            ModelNotFoundError: There is no model file.
+            ManifestError: The manifest is missing, damaged or of a newer schema.
+        """
+        model_path = Path(model_path)
+        if not model_path.is_file():
+            raise ModelNotFoundError(
+                f"There is no model file at {model_path}. Wanted an exported model; "
+                "make one with: cada-edge export checkpoint.pt --out model.onnx"
+            )
+        path = manifest_path(model_path)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ManifestError(
+                f"The model {model_path} has no manifest: {path} does not exist. "
+                "Copy it together with the model, or export the checkpoint again."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ManifestError(
+                f"The manifest {path} cannot be read: {error}. Copy it again, or export the checkpoint again."
+            ) from error
+        return cls.from_dict(data, where=path)
+
+    @classmethod
+    def from_dict(cls, data: Any, *, where: str | Path = "the manifest") -> Manifest:
+        """Make a manifest from parsed JSON.
+
+        Args:
+            data: What `json.loads` gave.
+            where: Named in errors.
+
+        Raises:
+            ManifestError: Not a manifest, incomplete, with unknown keys, or of another schema.
+        """
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if not isinstance(version, int):
+            raise ManifestError(
+                f"{where} is no cada-edge manifest: it has no schema_version. Export the checkpoint again."
+            )
+        if version > SCHEMA_VERSION:
+            raise ManifestError(
+                f"{where} has schema {version}; this cada-edge reads up to schema {SCHEMA_VERSION}. "
+                "Upgrade it with: pip install --upgrade cada-edge"
+            )
+        data = dict(data)
+        for name, record in (("calibration", Calibration), ("parity", Parity)):
+            if data.get(name) is not None:
+                data[name] = _record(record, data[name], where=f"{where}, {name}")
+        for name in ("input_hw", "mean", "std"):
+            if isinstance(data.get(name), list):
+                data[name] = tuple(data[name])
+        manifest = _record(cls, data, where=str(where))
+        manifest._validate(str(where))
+        return manifest
+
+    def _validate(self, where: str) -> None:
+        sizes_fit = len(self.input_hw) == 2 and all(isinstance(side, int) and side > 0 for side in self.input_hw)
+        if not sizes_fit:
+            raise ManifestError(
+                f"{where} gives input_hw {self.input_hw}; wanted two positive whole numbers. Export the checkpoint again."
+            )
+        if self.threshold is not None and not isinstance(self.threshold, (int, float)):
+            raise ManifestError(
+                f"{where} gives the threshold {self.threshold!r}; wanted a number or null. "
+                "Set it again with: cada-edge calibrate MODEL NORMAL_IMAGES"
+            )
+
+    def check_model_file(self, model_path: str | Path) -> None:
+        """Compare the model file's SHA-256 with the manifest's.
+
+        Args:
+            model_path: The model file.
+
+        Raises:
+            ModelMismatchError: The file is not the one that the manifest describes.
+        """
+        got = sha256_file(model_path)
+        if got != self.model_sha256:
+            raise ModelMismatchError(
+                f"The model {model_path} has SHA-256 {got[:12]}…; its manifest describes {self.model_sha256[:12]}…. "
+                "The file is damaged or was replaced: copy both again, or export the checkpoint again."
+            )
+
+
+def manifest_path(model_path: str | Path) -> Path:
+    """Return where a model file's manifest lies: its own name with '.json' added."""
+    model_path = Path(model_path)
+    return model_path.with_name(model_path.name + ".json")
+
+
+def _record(cls: type[_T], data: Any, *, where: str) -> _T:
+    if not isinstance(data, dict):
+        raise ManifestError(f"{where} is damaged: a {type(data).__name__} came where an object was wanted.")
+    fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ManifestError(f"{where} has the unknown key {key!r}.{hint} Export the checkpoint again.")
+    missing = [
+        name
+        for name, item in fields.items()
+        if name not in data and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ManifestError(f"{where} lacks {', '.join(missing)}. Copy it again, or export the checkpoint again.")
+    return cls(**data)

@@ -1,0 +1,1 @@
+"""From a checkpoint to one deployable file with everything fused in."""

@@ -1,0 +1,1 @@
+"""What runs on the box beside the camera: no torch, no timm, no onnx."""
