@@ -1,0 +1,225 @@
+"""Configuration of a training run: one dataclass, saved with every checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cada_edge.errors import ConfigError
+
+__all__ = ["ALIGNMENTS", "BASES", "RECIPES", "AlignerConfig", "SmoothingConfig", "TrainConfig", "from_dict", "load_yaml"]
+
+BASES = ("revdist",)
+"""Base methods by name."""
+
+ALIGNMENTS = ("none", "cada", "class-aware")
+"""Alignment variants by name."""
+
+RECIPES = ("default", "paper")
+"""Named sets of values; 'paper' holds out no images, so that all of them are trained on as in the paper."""
+
+
+@dataclass(frozen=True)
+class SmoothingConfig:
+    """Gaussian smoothing of the aligned map (the CADA author's public code: 5x5, sigma 4, zeros outside)."""
+
+    kernel: int = 5
+    """Side of the kernel, in pixels, odd; 1 switches the smoothing off."""
+    sigma: float = 4.0
+    """Standard deviation, in pixels."""
+    padding: str = "zero"
+    """'zero' (outside the image lies u^) or 'reflect'."""
+
+    def __post_init__(self) -> None:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError(f"smoothing kernel {self.kernel} came; wanted an odd number of pixels from 1. Pass 5, or 1 for none.")
+        if self.sigma <= 0:
+            raise ConfigError(f"smoothing sigma {self.sigma} came; wanted more than 0 pixels. Pass 4.0, the author's value.")
+        if self.padding not in ("zero", "reflect"):
+            raise ConfigError(f"smoothing padding {self.padding!r} came; wanted 'zero' or 'reflect'.")
+
+
+@dataclass(frozen=True)
+class AlignerConfig:
+    """The regressor of paper section 3.3 and its training (section 4.2)."""
+
+    iterations: int = 5_000
+    """SGD steps."""
+    batch_size: int = 16
+    """Images in a step."""
+    learning_rate: float = 5e-2
+    """Of SGD."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 1e-4
+    """Of SGD."""
+    beta: float = 0.1
+    """Threshold alpha of the smooth L1 loss, Eq. 4, in units of the anomaly map."""
+    convolutions: int = 1
+    """Convolutions before the pooling, 0-2 (Table 3)."""
+    kernel: int = 1
+    """Their side, 1 or 3; the paper does not say (see docs in `cada_edge.trainer.aligner`)."""
+    linears: int = 2
+    """Linear layers after the pooling, 1-3 (Table 3)."""
+    hidden: int = 256
+    """Width between the linear layers."""
+    dropout: float = 0.25
+    """Probability before each linear layer, 0-1."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "iterations", "batch_size", "learning_rate", "beta", "hidden")
+        _within(self, "convolutions", 0, 2)
+        _within(self, "linears", 1, 3)
+        _within(self, "dropout", 0.0, 0.95)
+        if self.kernel not in (1, 3):
+            raise ConfigError(f"aligner kernel {self.kernel} came; wanted 1 or 3.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: base method, then aligner, then threshold."""
+
+    base: str = "revdist"
+    """Base method, one of `BASES`."""
+    encoder: str = "wide_resnet50_2.tv_in1k"
+    """timm name and tag, or 'resnet18_procedural', the small one that comes with cada-edge."""
+    encoder_weights: str | None = None
+    """A .safetensors or .pth file to take the encoder's weights from, instead of timm's hub; 'random' for none."""
+    decoder_activation: str = "gelu"
+    """'gelu' (paper section 4.2) or 'relu' (RD4AD's own)."""
+    size: int = 256
+    """Side of the square network input, in pixels, a multiple of 32."""
+    recipe: str = "default"
+    """One of `RECIPES`."""
+    iterations: int = 5_000
+    """AdamW steps of the base method (section 4.2)."""
+    batch_size: int = 16
+    """Images in a step (section 4.2)."""
+    learning_rate: float = 2e-3
+    """Of AdamW (section 4.2)."""
+    weight_decay: float = 1e-5
+    """Of AdamW (section 4.2)."""
+    schedule: str = "constant"
+    """Learning rate over the run: 'constant' (the paper names none) or 'cosine' to zero after 5 % of warm-up."""
+    alignment: str = "cada"
+    """'cada' or 'none'; class-aware statistics are kept beside either where the folders name categories."""
+    aligner: AlignerConfig = AlignerConfig()
+    """The regressor."""
+    smoothing: SmoothingConfig = SmoothingConfig()
+    """Of the aligned map."""
+    top_fraction: float = 0.01
+    """Share of the highest pixels whose mean is the image's score, 0-1; 0 is the maximum alone (Table 3)."""
+    holdout_fraction: float = 0.1
+    """Share of the normal images kept from base and aligner for the threshold, 0-0.5."""
+    false_alarm_rate: float = 0.005
+    """Wanted rate of false alarms at the threshold, 0-1."""
+    seed: int = 0
+    """Of initial weights, sampling and dropout."""
+    device: str = "auto"
+    """'auto' (CUDA where there is a device, said in the log), 'cpu', 'cuda' or 'cuda:N'."""
+    amp: str = "auto"
+    """Mixed precision of the base's training, bf16: 'auto' (on CUDA only), 'on' (a CPU with AVX-512 BF16 or AMX gains too) or 'off'."""
+    threads: int | None = None
+    """CPU threads; None leaves torch's own choice."""
+    cache_features: str = "auto"
+    """Keep the frozen encoder's features in memory: 'auto' (on the CPU, where they take at most 4 GiB), 'on' or 'off'."""
+    save_every: int = 250
+    """Iterations between two resumable states."""
+
+    def __post_init__(self) -> None:
+        _choice("base", self.base, BASES)
+        _choice("recipe", self.recipe, RECIPES)
+        _choice("alignment", self.alignment, ("none", "cada"))
+        _choice("decoder_activation", self.decoder_activation, ("gelu", "relu"))
+        _choice("amp", self.amp, ("auto", "on", "off"))
+        _choice("schedule", self.schedule, ("constant", "cosine"))
+        _choice("cache_features", self.cache_features, ("auto", "on", "off"))
+        _positive(self, "iterations", "batch_size", "learning_rate", "save_every")
+        _within(self, "top_fraction", 0.0, 1.0)
+        _within(self, "holdout_fraction", 0.0, 0.5)
+        if not 0 < self.false_alarm_rate < 1:
+            raise ConfigError(
+                f"false_alarm_rate {self.false_alarm_rate} came; wanted more than 0 and less than 1. "
+                "Pass --false-alarm-rate 0.005 for one in two hundred."
+            )
+        if self.size < 32 or self.size % 32:
+            raise ConfigError(f"size {self.size} came; wanted a multiple of 32 from 32 pixels. Pass --size 256.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads {self.threads} came; wanted at least 1. Leave --threads out for torch's choice.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries, numbers and strings."""
+        return dataclasses.asdict(self)
+
+
+_NESTED = {"aligner": AlignerConfig, "smoothing": SmoothingConfig}
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """Make a configuration from plain values, as a checkpoint or a YAML file holds them.
+
+    Args:
+        values: Any part of `TrainConfig`, 'aligner' and 'smoothing' as mappings of their own.
+
+    Raises:
+        ConfigError: An unknown key, named with the closest known one, or an impossible value.
+    """
+    values = dict(values)
+    for name, cls in _NESTED.items():
+        if isinstance(values.get(name), dict):
+            _known(cls, values[name], prefix=f"{name}.")
+            values[name] = cls(**values[name])
+    _known(TrainConfig, values, prefix="")
+    return TrainConfig(**values)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of configuration values.
+
+    Args:
+        path: The file; its keys are `TrainConfig`'s fields.
+
+    Raises:
+        ConfigError: Not readable, or not a mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error}. Wanted YAML with one 'name: value' a line.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"The configuration {path} holds a {type(values).__name__}; wanted 'name: value' pairs.")
+    return values
+
+
+def _known(cls: type, values: dict[str, Any], *, prefix: str) -> None:
+    names = [item.name for item in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, 1)
+            hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known: {', '.join(names)}."
+            raise ConfigError(f"The configuration has the unknown key {prefix}{key}. {hint}")
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{name} {value!r} came; wanted one of {', '.join(choices)}.{hint}")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            raise ConfigError(f"{name} {value!r} came; wanted a number above 0. Pass --{name.replace('_', '-')}.")
+
+
+def _within(config: Any, name: str, low: float, high: float) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{name} {value!r} came; wanted a number from {low} to {high}. Pass --{name.replace('_', '-')}.")

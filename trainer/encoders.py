@@ -1,0 +1,156 @@
+"""Frozen feature extractors: any timm network with feature maps at strides 4, 8 and 16."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cada_edge.errors import ConfigError, InputError, MissingExtraError
+from cada_edge.files import sha256_file
+
+__all__ = ["BUNDLED", "IMAGENET_MEAN", "IMAGENET_STD", "STRIDES", "Encoder", "build_encoder"]
+
+_log = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Of RGB in 0-1; every encoder here is trained with it."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of RGB in 0-1."""
+
+STRIDES = (4, 8, 16)
+"""Pixels of the image per position of the three feature maps."""
+
+BUNDLED = {"resnet18_procedural": "resnet18"}
+"""Encoders whose weights come with cada-edge: name -> timm architecture (recipe: `cada_edge.trainer.pretrain`)."""
+
+_WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+
+
+class Encoder(nn.Module):
+    """A frozen timm feature extractor that stays in eval mode and takes no gradients."""
+
+    def __init__(self, network: nn.Module, channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = channels
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stay in eval mode: the batch statistics of a frozen network are constants."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            images: float (N, 3, S, S), RGB, normalised by `IMAGENET_MEAN` and `IMAGENET_STD`.
+
+        Returns:
+            Three feature maps (N, C_k, S / stride, S / stride), strides 4, 8 and 16.
+        """
+        return tuple(self.network(images))
+
+
+def build_encoder(name: str, weights: str | None = None) -> tuple[Encoder, str]:
+    """Build a frozen encoder with its weights.
+
+    Args:
+        name: timm name and tag (as 'wide_resnet50_2.tv_in1k'), or one of `BUNDLED`.
+        weights: A .safetensors or .pth file with timm's or torchvision's keys; 'random' for random weights;
+            None for the bundled file, or timm's hub.
+
+    Returns:
+        The encoder and the SHA-256 of its weights' file ('random' without one, 'timm' from the hub).
+
+    Raises:
+        ConfigError: timm does not know the name, or the network has no maps at strides 4, 8 and 16.
+        InputError: The weights cannot be read, do not fit, or cannot be downloaded.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("Training", "timm", "train") from error
+    architecture = BUNDLED.get(name, name)
+    if weights is None and name in BUNDLED:
+        weights = str(_WEIGHTS_FOLDER / f"{name}.safetensors")
+    if not timm.is_model(architecture.split(".")[0]):
+        close = timm.list_models(f"*{architecture.split('.')[0][:6]}*")[:5]
+        raise ConfigError(
+            f"The encoder {name!r} is not known to timm {timm.__version__}; wanted a timm model name or one of "
+            f"{', '.join(BUNDLED)}. Similar: {', '.join(close) or 'none'}."
+        )
+    download = weights is None
+    network = _create(name, architecture, pretrained=download)
+    if weights == "random" or weights is None:
+        fingerprint = "timm" if download else "random"
+    else:
+        _load_weights(network, Path(weights))
+        fingerprint = sha256_file(weights)
+    info: Any = network.feature_info
+    channels = tuple(info.channels())
+    return Encoder(network, (channels[0], channels[1], channels[2])), fingerprint
+
+
+def _create(name: str, architecture: str, *, pretrained: bool) -> Any:
+    import timm
+
+    try:
+        probe = timm.create_model(architecture, features_only=True, pretrained=False)
+        reductions = list(probe.feature_info.reduction())  # type: ignore[union-attr,operator]
+        indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+        out_indices = [probe.feature_info.out_indices[index] for index in indices]  # type: ignore[union-attr,index]
+    except (ValueError, RuntimeError, AttributeError, TypeError, AssertionError) as error:
+        raise ConfigError(
+            f"The encoder {name!r} gives no feature maps at strides {STRIDES} ({error}). "
+            "Choose a convolutional network, as resnet18, wide_resnet50_2 or efficientnet_b4."
+        ) from error
+    try:
+        return timm.create_model(architecture, features_only=True, pretrained=pretrained, out_indices=out_indices)
+    except Exception as error:  # noqa: BLE001 - the hub raises what its HTTP library raises
+        if not pretrained:
+            raise
+        raise InputError(
+            f"The weights of {name!r} could not be downloaded ({type(error).__name__}: {error}). On a machine with a "
+            f"network run: python -c \"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True)"
+            f".state_dict(), 'encoder.pth')\", bring the file here and pass --encoder-weights encoder.pth"
+        ) from error
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(
+            f"There is no weights file at {path}. Wanted a .safetensors or .pth state dict of the encoder; "
+            "check --encoder-weights."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: dict[str, Any] = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - each format has its own errors
+        raise InputError(
+            f"The weights file {path} cannot be read ({type(error).__name__}: {error}). "
+            "Wanted a .safetensors or .pth state dict; copy it again."
+        ) from error
+    state = state.get("state_dict", state)
+    wanted = network.state_dict()
+    found = {key.removeprefix("module."): value for key, value in state.items()}
+    # BatchNorm's step counters are not in every export and change nothing in eval mode.
+    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    wrong = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    if missing or wrong:
+        examples = ", ".join((missing + wrong)[:3])
+        raise InputError(
+            f"The weights file {path} does not fit the encoder: {len(missing)} of {len(wanted)} tensors missing, "
+            f"{len(wrong)} of another shape ({examples}). Pass a file of the same architecture in timm's or torchvision's keys."
+        )
+    network.load_state_dict({key: found.get(key, wanted[key]).to(wanted[key].dtype) for key in wanted})
+    _log.info("encoder weights from %s", path)
