@@ -1,0 +1,165 @@
+"""The printed circuit board of the procedural line: the busiest object, of one fixed layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from cada_edge.trainer.synthetic_canvas import (
+    Colour,
+    Drawing,
+    FloatArray,
+    Pose,
+    Spot,
+    Stencil,
+    flat,
+    fractal,
+    jitter,
+    noise,
+    paint,
+    random_pose,
+    shade,
+)
+
+__all__ = ["circuit_board"]
+
+_LAYOUT_SEED = 20
+_PITCH = 0.115
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What every board of the line has in common, in the board's own coordinates (0 in the middle)."""
+
+    chips: tuple[Spot, ...]
+    passives: tuple[Spot, ...]
+    traces: tuple[tuple[tuple[float, float], ...], ...]
+    vias: tuple[tuple[float, float], ...]
+
+
+@lru_cache(maxsize=1)
+def _layout() -> _Layout:
+    rng = np.random.default_rng(_LAYOUT_SEED)
+    chips = (Spot(-0.19, -0.17, 0.105, 0.105), Spot(0.24, 0.20, 0.13, 0.075), Spot(-0.24, 0.28, 0.06, 0.085))
+    passives = []
+    for row in range(-5, 6):
+        for column in range(-5, 6):
+            x, y = column * _PITCH, row * _PITCH
+            free = all(
+                abs(x - chip.x) > chip.half_width + 0.07 or abs(y - chip.y) > chip.half_height + 0.06
+                for chip in chips
+            )
+            if free and rng.random() < 0.62:
+                passives.append(Spot(x, y, 0.034, 0.016, 0.0 if rng.random() < 0.6 else np.pi / 2))
+    traces, vias = [], []
+    for _ in range(95):
+        x, y = (float(value) for value in np.round(rng.uniform(-0.62, 0.62, 2) / 0.023) * 0.023)
+        points = [(x, y)]
+        across = bool(rng.random() < 0.5)
+        for _leg in range(3):
+            run = float(rng.choice((-1, 1)) * rng.integers(3, 11)) * 0.023
+            x, y = (x + run, y) if across else (x, y + run)
+            points.append((x, y))
+            bend = 0.023 * float(rng.choice((-1, 1)))
+            x, y = x + bend, y + abs(bend)
+            points.append((x, y))
+            across = not across
+        traces.append(tuple(points))
+        vias.append(points[-1])
+    return _Layout(chips, tuple(passives), tuple(traces), tuple(vias))
+
+
+def circuit_board(rng: np.random.Generator, size: int) -> Drawing:
+    """Draw a populated board: copper under green lacquer, vias, packages, resistors and capacitors."""
+    layout = _layout()
+    pose = random_pose(rng, shift=0.02, turn=0.03)
+    lacquer: Colour = jitter(rng, (62, 104, 36), 0.04)
+    bare = flat(size, lacquer)
+    shade(bare, fractal(rng, size, 32, 2) * np.float32(0.02))
+    _copper(bare, rng, pose, layout)
+    pads = Stencil(size)
+    for chip in layout.chips:
+        _leads(pads, pose, chip)
+    for part in layout.passives:
+        for end in (-1, 1):
+            u = part.x + end * 0.027 * np.cos(part.angle)
+            v = part.y + end * 0.027 * np.sin(part.angle)
+            pads.box(_laid(pose, Spot(float(u), float(v), 0.013, 0.019, part.angle)))
+    solder = flat(size, jitter(rng, (176, 182, 186), 0.04))
+    shade(solder, noise(rng, size, 120) * np.float32(0.10))
+    paint(bare, solder, pads.coverage())
+    packages = Stencil(size)
+    for chip in layout.chips:
+        packages.box(_laid(pose, chip))
+    paint(bare, jitter(rng, (48, 46, 46), 0.06), packages.coverage())
+    _silk(bare, rng, pose, layout)
+    image = bare.copy()
+    spots = _passives(image, rng, pose, layout)
+    return Drawing(image, np.ones((size, size), np.float32), bare, spots)
+
+
+def _laid(pose: Pose, spot: Spot) -> Spot:
+    """Move a box from the board's coordinates to the image's."""
+    x, y = pose.place(spot.x, spot.y)
+    return Spot(x, y, spot.half_width, spot.half_height, spot.angle + pose.angle)
+
+
+def _copper(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layout) -> None:
+    size = len(image)
+    tracks, rings, drills = Stencil(size), Stencil(size), Stencil(size)
+    for trace in layout.traces:
+        tracks.line([pose.place(*point) for point in trace], 0.0085)
+    for via in layout.vias:
+        x, y = pose.place(*via)
+        rings.disc(x, y, 0.0105)
+        drills.disc(x, y, 0.0052)
+    paint(image, jitter(rng, (84, 150, 66), 0.04), tracks.coverage())
+    paint(image, jitter(rng, (120, 176, 192), 0.04), rings.coverage())
+    paint(image, (28, 34, 24), drills.coverage())
+
+
+def _leads(stencil: Stencil, pose: Pose, chip: Spot) -> None:
+    """Draw the leads on the two long sides of a package."""
+    for lead in range(int(2 * chip.half_width / 0.03)):
+        u = chip.x - chip.half_width + 0.02 + lead * 0.03
+        for side in (-1, 1):
+            stencil.box(_laid(pose, Spot(u, chip.y + side * (chip.half_height + 0.012), 0.0075, 0.02)))
+
+
+def _silk(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layout) -> None:
+    """Print the white legend: pin-one dots, and a lot number that differs from board to board."""
+    ink = Stencil(len(image))
+    for chip in layout.chips:
+        x, y = pose.place(chip.x - chip.half_width + 0.018, chip.y - chip.half_height + 0.018)
+        ink.disc(x, y, 0.008)
+        strokes = rng.integers(0, 2, (6, 3))
+        for letter, bits in enumerate(strokes):
+            u, v = chip.x - 0.045 + letter * 0.018, chip.y
+            ink.line([pose.place(u, v - 0.014), pose.place(u, v + 0.014)], 0.0035)
+            for level, bit in enumerate(bits):
+                if bit:
+                    height = v + (level - 1) * 0.014
+                    ink.line([pose.place(u, height), pose.place(u + 0.010, height)], 0.0035)
+    paint(image, (168, 172, 172), ink.coverage() * np.float32(0.8))
+
+
+def _passives(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layout) -> tuple[Spot, ...]:
+    """Solder resistors (dark) and capacitors (tan) on, each a little off its place."""
+    size = len(image)
+    dark, tan, ends = Stencil(size), Stencil(size), Stencil(size)
+    spots = []
+    for index, part in enumerate(layout.passives):
+        du, dv = rng.normal(0, 0.0015, 2)
+        turned = part.angle + float(rng.normal(0, 0.02))
+        body = _laid(pose, Spot(part.x + float(du), part.y + float(dv), 0.030, 0.0155, turned))
+        ends.box(body)
+        core = Spot(body.x, body.y, 0.019, 0.0165, body.angle)
+        (tan if index % 3 == 0 else dark).box(core)
+        if 0.06 < body.x < 0.94 and 0.06 < body.y < 0.94:
+            spots.append(Spot(body.x, body.y, 0.040, 0.020, body.angle))
+    paint(image, jitter(rng, (206, 210, 212), 0.03), ends.coverage())
+    paint(image, jitter(rng, (44, 42, 40), 0.05), dark.coverage())
+    paint(image, jitter(rng, (88, 132, 168), 0.04), tan.coverage())
+    return tuple(spots)
