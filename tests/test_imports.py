@@ -76,7 +76,7 @@ def test_importing_cada_edge_takes_less_than_a_quarter_of_a_second(tmp_path: Pat
 
 
 def _imports_of(file: Path) -> set[str]:
-    """Full names of the modules of cada_edge that a file imports anywhere, those for type checkers included."""
+    """Full names in cada_edge that a file imports anywhere, for type checkers included."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -10,8 +10,8 @@ import pytest
 from cada_edge import errors
 from cada_edge.errors import CadaEdgeError, MissingExtraError
 
-# The command line's contract: 1 a check failed, 2 bad input or usage, 3 the model is damaged or does not fit this
-# machine, 4 source lost, 5 a missing extra.
+# The command line's contract: 1 a check failed, 2 bad input or usage, 3 the model is damaged or does not
+# fit this machine, 4 source lost, 5 a missing extra.
 EXIT_CODES = {
     "CadaEdgeError": 2,
     "InputError": 2,
@@ -89,7 +89,9 @@ def _drawn() -> dict[str, tuple[str | None, str | None]]:
     drawn: dict[str, tuple[str | None, str | None]] = {}
     open_branches: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
-        entry = re.match(r"    (?P<branch>[│├└─ ]*)(?P<name>[A-Z]\w+)(?: \((?P<built_in>\w+)\))?(?: {2,}|$)", line)
+        entry = re.match(
+            r"    (?P<branch>[│├└─ ]*)(?P<name>[A-Z]\w+)(?: \((?P<built_in>\w+)\))?(?: {2,}|$)", line
+        )
         if entry is None:
             continue
         depth = len(entry["branch"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from cada_edge.errors import OutputError
-from cada_edge.files import sha256_file, write_atomic
+from cada_edge.files import atomic_path, sha256_file, write_atomic
 
 
 def _names(folder: Path) -> list[str]:
@@ -70,20 +71,37 @@ def _fail_with(code: int) -> Any:
     return fail
 
 
-@pytest.mark.parametrize("call", ["fsync", "fdopen"])
 def test_a_full_disk_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
-    monkeypatch.setattr(f"cada_edge.files.os.{call}", _fail_with(errno.ENOSPC))
-    with pytest.raises(OutputError, match=r"Cannot write .*model\.onnx: No space left on device\. Choose a folder"):
+    # Many file systems say that they are full when the data is flushed, not when it is written.
+    monkeypatch.setattr("cada_edge.files.os.fsync", _fail_with(errno.ENOSPC))
+    wanted = r"Cannot write .*model\.onnx: No space left on device\. Choose a folder .* nothing was changed"
+    with pytest.raises(OutputError, match=wanted):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert _names(tmp_path) == ["model.onnx"]
 
 
-def test_a_failed_rename_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_stops_half_way_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # the kernel's own refusal, not a fake
+    try:
+        with pytest.raises(OutputError, match=r"Cannot write .*model\.onnx: File too large"):
+            write_atomic(path, bytes(1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"old"
+    assert _names(tmp_path) == ["model.onnx"]
+
+
+def test_a_failed_rename_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     monkeypatch.setattr(Path, "replace", _fail_with(errno.EIO))
@@ -123,4 +141,29 @@ def test_a_folder_where_the_file_is_wanted_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").mkdir()
     with pytest.raises(OutputError, match=r"Cannot write .*model\.onnx: Is a directory"):
         write_atomic(tmp_path / "model.onnx", b"new")
+    assert _names(tmp_path) == ["model.onnx"]
+
+
+def test_a_block_gets_a_file_beside_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "model.onnx"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent  # a rename across file systems would be a copy
+        assert not path.exists()
+        temporary.write_bytes(b"content")
+    assert path.read_bytes() == b"content"
+    assert _names(path.parent) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_failed_block_leaves_the_old_file_and_no_other(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def fill(temporary: Path) -> None:
+        temporary.write_bytes(b"half of the")
+        raise error
+
+    with pytest.raises(error), atomic_path(path) as temporary:
+        fill(temporary)
+    assert path.read_bytes() == b"old"
     assert _names(tmp_path) == ["model.onnx"]

@@ -152,7 +152,9 @@ def test_a_missing_manifest_is_named(model: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"not json", b"\xff\xfe\x00", b'{"schema_version": 1'])
 def test_a_damaged_manifest_is_named(model: Path, content: bytes) -> None:
     manifest_path(model).write_bytes(content)
-    with pytest.raises(ManifestError, match=r"model\.onnx\.json cannot be read: .*export the checkpoint again"):
+    with pytest.raises(
+        ManifestError, match=r"model\.onnx\.json cannot be read: .*export the checkpoint again"
+    ):
         Manifest.read(model)
 
 
@@ -165,7 +167,7 @@ def test_a_truncated_manifest_is_named(model: Path) -> None:
 
 def test_a_folder_instead_of_a_manifest_is_named(model: Path) -> None:
     manifest_path(model).mkdir()
-    with pytest.raises(ManifestError, match="cannot be read: .*Is a directory"):
+    with pytest.raises(ManifestError, match=r"cannot be read: .*Is a directory"):
         Manifest.read(model)
 
 
@@ -179,7 +181,8 @@ def test_other_json_is_no_manifest(model: Path, content: str) -> None:
 def test_a_newer_schema_asks_for_an_upgrade(model: Path) -> None:
     # Its other keys are unknown too: the schema is what the user must hear of.
     _rewrite(model, schema_version=SCHEMA_VERSION + 1, temperature=0.5)
-    wanted = rf"has schema {SCHEMA_VERSION + 1}; .* up to schema {SCHEMA_VERSION}\. .*pip install --upgrade cada-edge"
+    newer = SCHEMA_VERSION + 1
+    wanted = rf"has schema {newer}; .* up to schema {SCHEMA_VERSION}\. .*pip install --upgrade cada-edge"
     with pytest.raises(ManifestError, match=wanted):
         Manifest.read(model)
 
@@ -202,7 +205,9 @@ def test_an_unknown_key_like_no_other(model: Path) -> None:
 @pytest.mark.parametrize("part", ["calibration", "parity"])
 def test_an_unknown_key_inside_a_part_is_named_with_the_part(model: Path, part: str) -> None:
     _rewrite(model, **{part: {**_written(model)[part], "image": 3}})
-    with pytest.raises(ManifestError, match=rf"model\.onnx\.json, {part} has the unknown key 'image'.*images\?"):
+    with pytest.raises(
+        ManifestError, match=rf"model\.onnx\.json, {part} has the unknown key 'image'.*images\?"
+    ):
         Manifest.read(model)
 
 
@@ -257,6 +262,7 @@ def test_any_other_content_of_the_model_is_a_mismatch(model: Path, content: byte
     manifest = dataclasses.replace(MANIFEST, model_sha256=sha256_file(model))
     model.write_bytes(content)
     got = sha256_file(model)[:12]
-    wanted = rf"{model.name} has SHA-256 {got}…; its manifest describes {manifest.model_sha256[:12]}…\..*copy both"
+    described = manifest.model_sha256[:12]
+    wanted = rf"model\.onnx has SHA-256 {got}…; its manifest describes {described}…\. .*copy both"
     with pytest.raises(ModelMismatchError, match=wanted):
         manifest.check_model_file(model)
