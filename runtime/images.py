@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cada_edge.errors import ImageReadError, OutputError
+from cada_edge.errors import FrameError, ImageReadError, OutputError
 from cada_edge.files import write_atomic
 from cada_edge.runtime.preprocess import load_cv2, to_bgr
 
@@ -23,24 +23,51 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _decode(path: Path, flag_name: str) -> NDArray[Any]:
+def _decode(path: Path) -> NDArray[Any]:
     cv2 = load_cv2("Reading images")
     try:
         # Read by Python, decode by OpenCV: cv2.imread cannot open unicode paths on every system.
-        data = np.fromfile(path, np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise ImageReadError(
             f"Cannot read the image {path}: {error.strerror or error}. Check the path and its permissions."
         ) from error
-    if data.size == 0:
-        raise ImageReadError(f"The image {path} is empty (0 bytes). Copy it again or remove it.")
-    image = cv2.imdecode(data, getattr(cv2, flag_name))
-    if image is None:
+    if not data:
         raise ImageReadError(
-            f"The image {path} ({data.size} bytes) cannot be decoded: it is damaged, truncated or no image. "
+            f"The image {path} is empty (0 bytes). Wanted a whole image. Copy it again or remove it."
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageReadError(
+            f"OpenCV refuses to decode the image {path} ({len(data)} bytes): {error}. "
+            "Wanted one that fits in memory. Make it smaller or remove it."
+        ) from error
+    if image is None or _is_cut_jpeg(data):
+        raise ImageReadError(
+            f"The image {path} ({len(data)} bytes) cannot be decoded: it is damaged, truncated or no image. "
             f"Wanted one of {', '.join(IMAGE_SUFFIXES)}. Copy it again or remove it."
         )
     return np.asarray(image)
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    """Tell whether a JPEG ends before its end-of-image marker; bytes after the marker do not matter.
+
+    Of a truncated JPEG OpenCV before 4.11 makes up the missing part: grey, or (4.10) what was in memory.
+    Truncated PNG, BMP, TIFF and WebP files are refused by every version since 4.5 itself.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    # Step over the segments up to the scan: a thumbnail inside one has an end-of-image marker of its own.
+    at = 2
+    while data[at : at + 2] != b"\xff\xda":
+        if at + 4 > len(data):
+            return True
+        is_filler = data[at] != 0xFF or data[at + 1] == 0xFF
+        at += 1 if is_filler else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    # Inside the scan every 0xff of the data is followed by 0x00.
+    return data.find(b"\xff\xd9", at) < 0
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -55,9 +82,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         uint8 (H, W, 3), BGR.
 
     Raises:
-        ImageReadError: The file is missing, empty, truncated or no image.
+        ImageReadError: The file is missing, empty, truncated, no image, or of floating-point pixels.
     """
-    return to_bgr(_decode(Path(path), "IMREAD_UNCHANGED"))
+    try:
+        return to_bgr(_decode(Path(path)))
+    except FrameError as error:
+        raise ImageReadError(f"The image {path} cannot be used. {error}") from error
 
 
 def read_mask(path: str | Path) -> NDArray[np.uint8]:
@@ -72,7 +102,7 @@ def read_mask(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         ImageReadError: The file is missing, empty, truncated or no image.
     """
-    image = _decode(Path(path), "IMREAD_UNCHANGED")
+    image = _decode(Path(path))
     if image.ndim == 3:
         # An alpha channel is no label.
         image = image[:, :, :3].max(axis=2)
@@ -96,9 +126,20 @@ def write_image(path: str | Path, image: NDArray[np.uint8]) -> Path:
     cv2 = load_cv2("Writing images")
     if not is_image(path):
         raise OutputError(
-            f"Cannot write an image named {path.name}: wanted one of {', '.join(IMAGE_SUFFIXES)}. Change the extension."
+            f"Cannot write an image named {path.name}: wanted one of {', '.join(IMAGE_SUFFIXES)}. "
+            "Change the extension."
         )
-    encoded, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image))
+    try:
+        encoded, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image))
+    except cv2.error as error:
+        raise _unwritable(path, image) from error
     if not encoded:
-        raise OutputError(f"OpenCV cannot encode an image of shape {image.shape}, {image.dtype} as {path.suffix}.")
+        raise _unwritable(path, image)
     return write_atomic(path, data.tobytes())
+
+
+def _unwritable(path: Path, image: NDArray[np.uint8]) -> OutputError:
+    return OutputError(
+        f"OpenCV cannot write an image of shape {image.shape}, {image.dtype} as {path.name}; "
+        "wanted uint8 (H, W), (H, W, 3) or (H, W, 4). Convert it, or choose another format."
+    )
