@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cada_edge.errors import OutputError
 
-__all__ = ["sha256_file", "write_atomic"]
+__all__ = ["atomic_path", "sha256_file", "write_atomic"]
 
 _BLOCK_BYTES = 1 << 20
 
@@ -23,8 +25,45 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file beside a path, and move it to the path when the block ends well.
+
+    Readers see the old file or the whole new one, never a part; a failed block leaves nothing behind.
+
+    Args:
+        path: The file to write; its folder is made.
+
+    Raises:
+        OutputError: The folder or the disk does not take it; the old file, if any, is untouched.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes private files; results are for everyone the umask lets in.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Choose a folder that can be written and has space left; nothing was changed."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
 def write_atomic(path: str | Path, data: bytes) -> Path:
-    """Write bytes to a file so that readers see the old file or the whole new one, never a part.
+    """Write bytes to a file through `atomic_path`.
 
     Args:
         path: The file to write; its folder is made.
@@ -36,25 +75,6 @@ def write_atomic(path: str | Path, data: bytes) -> Path:
     Raises:
         OutputError: The folder or the disk does not take it; the old file, if any, is untouched.
     """
-    path = Path(path)
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; results are for everyone the umask lets in.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputError(
-            f"Cannot write {path}: {error.strerror or error}. "
-            "Choose a folder that can be written and has space left; nothing was changed."
-        ) from error
-    return path
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)

@@ -5,12 +5,12 @@ anomaly map of normal images of the part's kind. Its convolution is 1x1 by defau
 on wide_resnet50_2 a 3x3 would be 37.7 M weights against the paper's "little computation overhead".
 
 The base is frozen, in eval mode and sees no augmentation here, so each training image's feature and targets are
-constants: `collect_statistics` computes them once, `train_regressor` runs on the cached tensors.
+constants: `cada_edge.trainer.feature_cache` keeps them from one pass, `train_regressor` runs on the cached tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,6 @@ __all__ = [
     "Regressor",
     "Statistics",
     "class_statistics",
-    "collect_statistics",
     "guarded",
     "range_floor",
     "regression_loss",
@@ -80,20 +79,6 @@ class Statistics:
     """u_img: mean of each unsmoothed map, float32 (N,)."""
     maximum: Tensor
     """g_img: maximum of each unsmoothed map, float32 (N,)."""
-
-
-def collect_statistics(batches: Iterable[tuple[Tensor, Tensor]]) -> Statistics:
-    """Gather features and targets from one pass over the training images.
-
-    Args:
-        batches: Pairs of unsmoothed maps (B, S, S) and bottleneck features (B, C, h, w).
-    """
-    features, means, maxima = [], [], []
-    for maps, bottleneck in batches:
-        features.append(bottleneck.float().cpu())
-        means.append(maps.mean((1, 2)).float().cpu())
-        maxima.append(maps.amax((1, 2)).float().cpu())
-    return Statistics(torch.cat(features), torch.cat(means), torch.cat(maxima))
 
 
 def range_floor(statistics: Statistics) -> float:

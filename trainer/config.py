@@ -22,6 +22,26 @@ RECIPES = ("default", "paper")
 """Named sets of values; 'paper' holds out no images, so that all of them are trained on as in the paper."""
 
 
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        close = difflib.get_close_matches(value, choices, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{name} {value!r} came; wanted one of {', '.join(choices)}.{hint}")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            raise ConfigError(f"{name} {value!r} came; wanted a number above 0. Pass --{name.replace('_', '-')}.")
+
+
+def _within(config: Any, name: str, low: float, high: float) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{name} {value!r} came; wanted a number from {low} to {high}. Pass --{name.replace('_', '-')}.")
+
+
 @dataclass(frozen=True)
 class SmoothingConfig:
     """Gaussian smoothing of the aligned map (the CADA author's public code: 5x5, sigma 4, zeros outside)."""
@@ -203,23 +223,3 @@ def _known(cls: type, values: dict[str, Any], *, prefix: str) -> None:
             close = difflib.get_close_matches(str(key), names, 1)
             hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known: {', '.join(names)}."
             raise ConfigError(f"The configuration has the unknown key {prefix}{key}. {hint}")
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        close = difflib.get_close_matches(value, choices, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"{name} {value!r} came; wanted one of {', '.join(choices)}.{hint}")
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-            raise ConfigError(f"{name} {value!r} came; wanted a number above 0. Pass --{name.replace('_', '-')}.")
-
-
-def _within(config: Any, name: str, low: float, high: float) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{name} {value!r} came; wanted a number from {low} to {high}. Pass --{name.replace('_', '-')}.")

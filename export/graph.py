@@ -1,0 +1,53 @@
+"""The fused graph: uint8 BGR frames in; score, anomaly_map and stats out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from cada_edge.errors import ConfigError
+from cada_edge.trainer.model import TrainedModel
+
+__all__ = ["INPUT_NAME", "PRECISIONS", "FusedGraph"]
+
+INPUT_NAME = "frames"
+"""Name of the graph's input."""
+
+PRECISIONS = ("fp32", "fp16")
+"""Of the networks; normalisation, cosine distances, alignment, smoothing and the score are fp32 in both."""
+
+
+class FusedGraph(nn.Module):
+    """A trained model as it is exported; with fp16, the networks compute in half and everything around them in fp32."""
+
+    def __init__(self, model: TrainedModel, *, precision: str = "fp32") -> None:
+        """Copy the model.
+
+        Args:
+            model: In eval mode; not changed.
+            precision: One of `PRECISIONS`.
+
+        Raises:
+            ConfigError: Another precision.
+        """
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision {precision!r} came; wanted one of {', '.join(PRECISIONS)}.")
+        self.precision = precision
+        self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        if precision == "fp16":
+            self.model.base.half()
+            if self.model.regressor is not None:
+                self.model.regressor.half()
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score frames: uint8 (N, S, S, 3) BGR to score (N,), anomaly_map (N, S, S) and stats (N, 2), float32."""
+        images = self.model.normalize(frames)
+        if self.precision == "fp16":
+            images = images.half()
+        maps, bottleneck = self.model.base(images)
+        mean, spread = self.model.statistics(bottleneck)
+        score, aligned = self.model.scorer(maps, mean, spread)
+        return score, aligned, torch.stack([mean, mean + spread], 1)

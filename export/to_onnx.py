@@ -1,0 +1,253 @@
+"""Export of a checkpoint to one ONNX file, checked against PyTorch before it takes its final place."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cada_edge.errors import CheckFailedError, ConfigError, MissingExtraError, OutputError
+from cada_edge.files import sha256_file
+from cada_edge.manifest import Manifest, Parity, manifest_path
+from cada_edge.export.graph import INPUT_NAME, PRECISIONS, FusedGraph
+from cada_edge.runtime.backend import OUTPUT_NAMES, Backend, choose_backend
+from cada_edge.runtime.datasets import DatasetIndex
+from cada_edge.runtime.metrics import auroc
+from cada_edge.runtime.parity import Reference, replay, write_reference
+from cada_edge.runtime.preprocess import RESIZE_NAME
+from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint, package_versions
+from cada_edge.trainer.data import decode
+from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD
+from cada_edge.trainer.model import TrainedModel
+
+__all__ = ["ExportConfig", "ExportResult", "export_onnx", "reference_of"]
+
+_log = logging.getLogger(__name__)
+
+_OPSET = 18
+_DRIFT_LIMIT_POINTS = 0.2
+_DRIFT_IMAGES = 100
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """How to export."""
+
+    precision: str = "fp32"
+    """Of the networks, one of `PRECISIONS`."""
+    backend: str = "auto"
+    """Engine of the parity check."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision {self.precision!r} came; wanted one of {', '.join(PRECISIONS)}.")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What the export wrote."""
+
+    model: Path
+    """The model file."""
+    manifest: Path
+    """Its manifest."""
+    reference: Path
+    """Its reference file."""
+    parity: Parity
+    """How far it is from PyTorch."""
+    threshold: float | None
+    """The manifest's threshold."""
+
+
+def export_onnx(
+    checkpoint_path: str | Path,
+    out: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    data: DatasetIndex | None = None,
+) -> ExportResult:
+    """Export a checkpoint, replay its reference frames through the file, and only then put it in its place.
+
+    Args:
+        checkpoint_path: What training wrote.
+        out: The model file to write, ending in .onnx; manifest and reference file are written beside it.
+        config: Precision and engine.
+        data: A data set whose test images the AUROC drift is measured on.
+
+    Returns:
+        Where everything is, and the parity figures.
+
+    Raises:
+        CheckFailedError: Parity over a limit, or a value that is not finite; nothing is written.
+        CheckpointError: The checkpoint cannot be used.
+        OutputError: The folder or disk does not take the files.
+        MissingExtraError: onnx, onnxscript or an engine is not installed.
+    """
+    config = config or ExportConfig()
+    out = Path(out)
+    if out.suffix != ".onnx":
+        raise ConfigError(f"The output {out.name} came; wanted a name ending in .onnx. Pass --out model.onnx.")
+    checkpoint = load_checkpoint(checkpoint_path)
+    reference = reference_of(checkpoint)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise OutputError(f"Cannot write into {out.parent}: {error.strerror}. Choose another folder with --out.") from error
+    with folder as name:
+        draft = Path(name) / out.name
+        _write_graph(FusedGraph(checkpoint.model, precision=config.precision), draft, checkpoint.config.size)
+        parity = _check(draft, reference, checkpoint, config, data)
+        reference_path = out.with_name(f"{out.stem}.reference.npz")
+        draft_reference = Path(name) / reference_path.name
+        write_reference(draft_reference, reference)
+        manifest = _manifest(checkpoint, Path(checkpoint_path), draft, draft_reference, config, parity)
+        # The old manifest goes first and the new one comes last: at no moment does a manifest lie beside
+        # a model that it does not describe.
+        manifest_path(out).unlink(missing_ok=True)
+        draft_reference.replace(reference_path)
+        draft.replace(out)
+        manifest.write(out)
+    return ExportResult(out, manifest_path(out), reference_path, parity, manifest.threshold)
+
+
+def reference_of(checkpoint: Checkpoint) -> Reference:
+    """Run fp32 PyTorch on the checkpoint's frames and on black, white and noise.
+
+    Args:
+        checkpoint: On the CPU, in eval mode.
+
+    Returns:
+        What the exported file is held against.
+
+    Raises:
+        CheckFailedError: PyTorch itself gives a value that is not finite.
+    """
+    size = checkpoint.config.size
+    extremes = np.empty((3, size, size, 3), np.uint8)
+    extremes[0], extremes[1] = 0, 255
+    extremes[2] = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    frames = np.concatenate([checkpoint.reference_frames, extremes])
+    score, maps, stats = _run_torch(checkpoint.model, frames)
+    if not (np.isfinite(score).all() and np.isfinite(maps).all() and np.isfinite(stats).all()):
+        raise CheckFailedError("The PyTorch model itself gives values that are not finite. Train again with a lower rate.")
+    label = np.concatenate([checkpoint.reference_labels, np.full(3, -1, np.int8)])
+    return Reference(frames, score, stats, maps.astype(np.float16), label)
+
+
+def _run_torch(
+    model: TrainedModel, frames: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    # TF32 rounds to 10 bits: no reference may be computed with it.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(frames), 8):
+            parts.append([output.numpy() for output in model(torch.from_numpy(frames[start : start + 8]))])
+    score, maps, stats = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return score, maps, stats
+
+
+def _write_graph(graph: FusedGraph, path: Path, size: int) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise MissingExtraError("Exporting to ONNX", str(error.name), "train") from error
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # torch's exporter warns about its own internals; what matters is checked on the result.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (example,),
+            str(path),
+            input_names=[INPUT_NAME],
+            output_names=list(OUTPUT_NAMES),
+            dynamic_shapes={"frames": {0: torch.export.Dim("batch", min=1, max=64)}},
+            opset_version=_OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    left = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
+    if left:
+        _log.info("%d batch normalisations could not be folded: %s", len(left), ", ".join(left[:3]))
+
+
+def _check(
+    draft: Path, reference: Reference, checkpoint: Checkpoint, config: ExportConfig, data: DatasetIndex | None
+) -> Parity:
+    engine: Backend = choose_backend(draft, config.backend)
+    engine.open()
+    try:
+        parity = replay(engine.infer, reference, precision=config.precision, backend=engine.description)
+        return parity if data is None else _with_drift(parity, engine, checkpoint, data)
+    finally:
+        engine.close()
+
+
+def _with_drift(parity: Parity, engine: Backend, checkpoint: Checkpoint, data: DatasetIndex) -> Parity:
+    anomalous = np.array([sample.anomalous for sample in data.test])
+    if min(int(anomalous.sum()), int((~anomalous).sum())) < _DRIFT_IMAGES:
+        reason = (
+            f"{int((~anomalous).sum())} normal and {int(anomalous.sum())} anomalous test images; "
+            f"{_DRIFT_IMAGES} of each are needed"
+        )
+        return dataclasses.replace(parity, auroc_drift=None, auroc_drift_reason=reason)
+    frames = decode(data.test, checkpoint.config.size)
+    wanted = _run_torch(checkpoint.model, frames)[0]
+    got = np.concatenate([engine.infer(frames[start : start + 8]).score for start in range(0, len(frames), 8)])
+    figures = [auroc(scores[anomalous], scores[~anomalous]) for scores in (wanted, got)]
+    assert figures[0] is not None
+    assert figures[1] is not None
+    drift = abs(figures[0] - figures[1]) * 100
+    if drift >= _DRIFT_LIMIT_POINTS:
+        raise CheckFailedError(
+            f"The AUROC of the exported file differs from PyTorch's by {drift:.2f} points on {len(frames)} images; "
+            f"the limit is {_DRIFT_LIMIT_POINTS}. Export with --precision fp32."
+        )
+    return dataclasses.replace(parity, auroc_drift=drift, auroc_drift_reason=None)
+
+
+def _manifest(
+    checkpoint: Checkpoint, checkpoint_path: Path, model: Path, reference: Path, config: ExportConfig, parity: Parity
+) -> Manifest:
+    trained = checkpoint.config
+    return Manifest(
+        model_file=model.name,
+        model_sha256=sha256_file(model),
+        format="onnx",
+        precision=config.precision,
+        base=trained.base,
+        encoder=trained.encoder,
+        input_hw=(trained.size, trained.size),
+        resize=RESIZE_NAME,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        alignment=trained.alignment,
+        range_floor=checkpoint.model.floor,
+        smoothing=dataclasses.asdict(trained.smoothing),
+        top_fraction=trained.top_fraction,
+        checkpoint_sha256=sha256_file(checkpoint_path),
+        data_fingerprint=checkpoint.data_fingerprint,
+        recipe=trained.recipe,
+        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        versions=package_versions("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy"),
+        threshold=checkpoint.threshold,
+        calibration=checkpoint.calibration,
+        parity=parity,
+        reference_file=reference.name,
+        reference_sha256=sha256_file(reference),
+    )

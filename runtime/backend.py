@@ -1,0 +1,117 @@
+"""What runs a model file: the protocol of the inference engines, and the choice of one."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cada_edge.errors import ConfigError, MissingExtraError, ModelMismatchError
+
+__all__ = ["BACKENDS", "OUTPUT_NAMES", "Backend", "InputSpec", "Outputs", "choose_backend", "require_outputs"]
+
+BACKENDS = ("auto", "onnxruntime", "openvino")
+"""Names that `choose_backend` takes."""
+
+OUTPUT_NAMES = ("score", "anomaly_map", "stats")
+"""Outputs of every model file, in this order."""
+
+
+class InputSpec(NamedTuple):
+    """What the model file takes."""
+
+    name: str
+    """Name of the input tensor: 'frames'."""
+    size_hw: tuple[int, int]
+    """Height and width of the uint8 BGR frames, in pixels."""
+
+
+class Outputs(NamedTuple):
+    """What one inference gives; the caller owns the arrays."""
+
+    score: NDArray[np.float32]
+    """float32 (N,), aligned."""
+    anomaly_map: NDArray[np.float32]
+    """float32 (N, H, W), aligned and smoothed."""
+    stats: NDArray[np.float32]
+    """float32 (N, 2): u^ and the guarded g^."""
+
+
+class Backend(Protocol):
+    """An inference engine holding one model file. The Detector, not the backend, validates and times."""
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the model takes; after `open`."""
+
+    @property
+    def description(self) -> str:
+        """Engine, version and device, as 'onnxruntime 1.20.0 CPU'."""
+
+    def open(self) -> None:
+        """Load the model.
+
+        Raises:
+            BackendError: The engine refuses the file.
+        """
+
+    def infer(self, frames: NDArray[np.uint8]) -> Outputs:
+        """Run a batch of uint8 (N, H, W, 3) BGR frames.
+
+        Raises:
+            BackendError: The engine failed.
+        """
+
+    def close(self) -> None:
+        """Free everything; harmless when called twice."""
+
+
+def choose_backend(path: Path, name: str = "auto", *, threads: int | None = None) -> Backend:
+    """Choose the engine for a model file, without loading it.
+
+    Args:
+        path: The model file; its extension decides with 'auto': .onnx runs on OpenVINO where that is installed,
+            else on ONNX Runtime.
+        name: One of `BACKENDS`.
+        threads: CPU threads; None for the engine's own choice.
+
+    Raises:
+        ConfigError: Unknown name or extension, or an impossible number of threads.
+        MissingExtraError: No engine for the file is installed.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"backend {name!r} came; wanted one of {', '.join(BACKENDS)}.")
+    if path.suffix.lower() != ".onnx":
+        raise ConfigError(
+            f"The model {path.name} has the extension {path.suffix!r}; wanted .onnx. "
+            "Make one with: cada-edge export checkpoint.pt --out model.onnx"
+        )
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"threads {threads!r} came; wanted a whole number from 1, or None for the engine's choice.")
+    if name == "openvino" or (name == "auto" and find_spec("openvino") is not None):
+        if find_spec("openvino") is None:
+            raise MissingExtraError("The OpenVINO backend", "openvino", "cpu")
+        from cada_edge.runtime.backend_openvino import OpenVinoBackend
+
+        return OpenVinoBackend(path, threads=threads)
+    if find_spec("onnxruntime") is None:
+        raise MissingExtraError("Running an ONNX model", "onnxruntime", "cpu")
+    from cada_edge.runtime.backend_onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(path, threads=threads)
+
+
+def require_outputs(path: Path, names: list[str]) -> None:
+    """Check a model's outputs.
+
+    Raises:
+        ModelMismatchError: They are not `OUTPUT_NAMES`.
+    """
+    if sorted(names) != sorted(OUTPUT_NAMES):
+        raise ModelMismatchError(
+            f"The model {path} has the outputs {', '.join(names)}; wanted {', '.join(OUTPUT_NAMES)}. "
+            "Export the checkpoint with: cada-edge export checkpoint.pt --out model.onnx"
+        )

@@ -1,0 +1,119 @@
+"""OpenVINO on the CPU, computing in fp32."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cada_edge.errors import BackendError, ClosedError
+from cada_edge.runtime.backend import OUTPUT_NAMES, InputSpec, Outputs, require_outputs
+
+__all__ = ["OpenVinoBackend"]
+
+_KEPT_BATCH_SIZES = 4
+"""Compiled models kept at a time."""
+
+
+class OpenVinoBackend:
+    """A model file in OpenVINO; each inference returns arrays of its own.
+
+    Every batch size is compiled by itself, when it first comes: static shapes run faster than a dynamic batch.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self._path = path
+        self._threads = threads
+        self._model: Any = None
+        self._core: Any = None
+        self._requests: OrderedDict[int, Any] = OrderedDict()
+        self._spec: InputSpec | None = None
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the model takes; after `open`."""
+        if self._spec is None:
+            raise ClosedError("The OpenVINO backend is not open; call open() first.")
+        return self._spec
+
+    @property
+    def description(self) -> str:
+        """Engine, version and device."""
+        import openvino
+
+        return f"openvino {openvino.__version__.split('-')[0]} CPU"
+
+    def open(self) -> None:
+        """Load the model.
+
+        Raises:
+            BackendError: OpenVINO refuses the file.
+        """
+        import openvino
+
+        self._core = openvino.Core()
+        try:
+            self._model = self._core.read_model(self._path)
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO {openvino.__version__} refuses {self._path}: {error} "
+                "The file is damaged or made by a newer version: export the checkpoint again."
+            ) from error
+        require_outputs(self._path, [output.get_any_name() for output in self._model.outputs])
+        frames = self._model.input(0)
+        shape = frames.get_partial_shape()
+        self._spec = InputSpec(frames.get_any_name(), (shape[1].get_length(), shape[2].get_length()))
+        self._request(1)
+
+    def _request(self, batch: int) -> Any:
+        if batch in self._requests:
+            self._requests.move_to_end(batch)
+            return self._requests[batch]
+        height, width = self.spec.size_hw
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if self._threads is not None:
+            options["INFERENCE_NUM_THREADS"] = self._threads
+        try:
+            model = self._model.clone()
+            model.reshape({self.spec.name: [batch, height, width, 3]})
+            compiled = self._core.compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO cannot compile {self._path} for batches of {batch}: {error}") from error
+        # CPUs with AMX or AVX-512 BF16 would otherwise compute in bf16, beyond every parity limit.
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if precision != "f32":
+            raise BackendError(
+                f"OpenVINO would compute in {precision} although f32 was asked for. Use backend='onnxruntime'."
+            )
+        if len(self._requests) >= _KEPT_BATCH_SIZES:
+            self._requests.popitem(last=False)
+        self._requests[batch] = compiled.create_infer_request()
+        return self._requests[batch]
+
+    def infer(self, frames: NDArray[np.uint8]) -> Outputs:
+        """Run a batch of uint8 (N, H, W, 3) BGR frames.
+
+        Raises:
+            BackendError: OpenVINO failed.
+        """
+        if self._model is None:
+            raise ClosedError("The OpenVINO backend is closed; open it again before use.")
+        import openvino
+
+        request = self._request(len(frames))
+        try:
+            request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(frames), shared_memory=True))
+            request.infer()
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO failed on a batch of shape {frames.shape}, {frames.dtype}: {error}") from error
+        # The request writes its next results into the same memory.
+        return Outputs(*(request.get_tensor(name).data.copy() for name in OUTPUT_NAMES))
+
+    def close(self) -> None:
+        """Free the compiled models; harmless when called twice."""
+        self._requests.clear()
+        self._model = None
+        self._core = None

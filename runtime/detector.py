@@ -1,0 +1,252 @@
+"""The detector: a model file, a threshold and an inference engine behind one call."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cada_edge.errors import BackendError, ClosedError, ConfigError, ModelMismatchError
+from cada_edge.manifest import Manifest
+from cada_edge.runtime.backend import Backend, Outputs, choose_backend
+from cada_edge.runtime.detection import Detection
+from cada_edge.runtime.preprocess import RESIZE_NAME, preprocess_batch
+from cada_edge.runtime.sources import Frame, open_source
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Detector"]
+
+_log = logging.getLogger(__name__)
+
+
+class Detector:
+    """Score frames with an exported model; one threshold serves every kind of part.
+
+    Loading happens in `open`, which ``with`` and the first call do by themselves. Calls from several threads
+    are safe and run one after another; for parallel inference give each thread a Detector of its own.
+
+    Example:
+        >>> from cada_edge import Detector
+        >>> with Detector("model.onnx") as detector:  # doctest: +SKIP
+        ...     for detection in detector.stream("parts/"):
+        ...         print(detection)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        backend: str = "auto",
+        threshold: float | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Read and check the manifest; the model itself is loaded by `open`.
+
+        Args:
+            path: The model file; its manifest lies beside it.
+            backend: 'auto', 'openvino' or 'onnxruntime'.
+            threshold: A score above it is anomalous; None takes the manifest's. Without either, scores are
+                delivered and `Detection.is_anomalous` is None.
+            threads: CPU threads; None for the engine's own choice.
+
+        Raises:
+            ModelNotFoundError: There is no model file.
+            ManifestError: The manifest is missing, damaged or of a newer schema.
+            ConfigError: An unknown backend, or a threshold that is not a finite number.
+            MissingExtraError: No engine for the file is installed.
+        """
+        self.path = Path(path)
+        self.manifest = Manifest.read(self.path)
+        if threshold is not None and not (isinstance(threshold, (int, float)) and math.isfinite(threshold)):
+            raise ConfigError(f"threshold {threshold!r} came; wanted a finite number, or None for the manifest's.")
+        self.threshold = self.manifest.threshold if threshold is None else float(threshold)
+        own = None if threshold is not None else self.manifest.pixel_threshold
+        self.pixel_threshold = self.threshold if own is None else own
+        self._backend: Backend = choose_backend(self.path, backend, threads=threads)
+        self._lock = threading.RLock()
+        self._state = "new"
+
+    def __repr__(self) -> str:
+        return f"Detector({str(self.path)!r}, threshold={self.threshold}, {self._state})"
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels; frames of any size are resized to it."""
+        return self.manifest.input_hw
+
+    @property
+    def backend(self) -> str:
+        """Engine, version and device, as 'openvino 2026.4.1 CPU'."""
+        return self._backend.description
+
+    def open(self) -> Self:
+        """Check the model file against its manifest, load it and run it once.
+
+        Returns:
+            The detector.
+
+        Raises:
+            ClosedError: It has been closed.
+            ModelMismatchError: The file is not the one that the manifest describes.
+            BackendError: The engine refuses the file.
+        """
+        with self._lock:
+            if self._state == "open":
+                return self
+            if self._state == "closed":
+                raise ClosedError(f"The detector of {self.path} is closed. Make a new Detector to go on.")
+            self.manifest.check_model_file(self.path)
+            if self.manifest.resize != RESIZE_NAME:
+                raise ModelMismatchError(
+                    f"The model {self.path} wants frames resized by {self.manifest.resize!r}; this runtime has "
+                    f"{RESIZE_NAME!r}. Upgrade cada-edge, or export the checkpoint again."
+                )
+            self._backend.open()
+            if self._backend.spec.size_hw != self.size_hw:
+                got, wanted = self._backend.spec.size_hw, self.size_hw
+                self._backend.close()
+                raise ModelMismatchError(
+                    f"The model {self.path} takes frames of {got}; its manifest says {wanted}. "
+                    "Export the checkpoint again."
+                )
+            # Engines allocate and tune on their first run: let that be now, not on the first part.
+            self._backend.infer(np.zeros((1, *self.size_hw, 3), np.uint8))
+            self._state = "open"
+            if self.threshold is None:
+                _log.warning(
+                    "%s has no threshold: scores are delivered, is_anomalous is None. "
+                    "Set one with: cada-edge calibrate %s NORMAL_IMAGES",
+                    self.path,
+                    self.path,
+                )
+            return self
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model; harmless when called twice. A closed detector cannot be opened again."""
+        with self._lock:
+            if self._state != "closed":
+                self._backend.close()
+                self._state = "closed"
+
+    def __call__(self, frame: NDArray[Any] | Frame) -> Detection:
+        """Inspect one frame.
+
+        Args:
+            frame: uint8 (H, W, 3) BGR of any size (see `cada_edge.runtime.preprocess.to_bgr` for grey, BGRA and
+                16 bits), or a `Frame`, whose index, source and capture times then stand in the result.
+
+        Returns:
+            The detection; its arrays belong to the caller.
+
+        Raises:
+            FrameError: The frame cannot be used.
+            ClosedError: The detector has been closed.
+            BackendError: The engine failed, or gave a value that is not finite.
+        """
+        return self.batch([frame])[0]
+
+    def batch(self, frames: Sequence[NDArray[Any] | Frame]) -> list[Detection]:
+        """Inspect several frames, of any sizes, in one inference.
+
+        Args:
+            frames: At least one; as for a single call.
+
+        Returns:
+            One detection per frame, in order. Their timings are of the whole batch.
+
+        Raises:
+            FrameError: There is no frame, or one cannot be used.
+            ClosedError: The detector has been closed.
+            BackendError: The engine failed, or gave a value that is not finite.
+        """
+        started = time.perf_counter()
+        records = [frame if isinstance(frame, Frame) else None for frame in frames]
+        images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
+        batch = preprocess_batch(images, self.size_hw)
+        prepared = time.perf_counter()
+        with self._lock:
+            if self._state != "open":
+                self.open()
+                prepared_again = time.perf_counter()
+                # Loading is no part of a frame's latency.
+                started += prepared_again - prepared
+                prepared = prepared_again
+            outputs = self._backend.infer(batch)
+        inferred = time.perf_counter()
+        detections = self._detections(outputs, records)
+        ended = time.perf_counter()
+        timings = {
+            "preprocess": (prepared - started) * 1e3,
+            "inference": (inferred - prepared) * 1e3,
+            "post": (ended - inferred) * 1e3,
+            "total": (ended - started) * 1e3,
+        }
+        for detection in detections:
+            detection.timings_ms.update(timings)
+        return detections
+
+    def stream(self, source: Any) -> Iterator[Detection]:
+        """Inspect a source frame by frame, lazily: nothing is read before it is asked for, nothing is kept.
+
+        Args:
+            source: Image, folder, glob, video file, array, or iterable of arrays or paths; see
+                `cada_edge.open_source`. To draw on the frames, iterate over `open_source` and call the detector.
+
+        Yields:
+            One detection per frame.
+
+        Raises:
+            SourceError: The source cannot be opened.
+            ImageReadError: An image of it cannot be read.
+        """
+        with open_source(source) as frames:
+            for frame in frames:
+                yield self(frame)
+
+    def _detections(self, outputs: Outputs, records: Sequence[Frame | None]) -> list[Detection]:
+        if not (np.isfinite(outputs.score).all() and np.isfinite(outputs.stats).all()):
+            raise BackendError(
+                f"{self._backend.description} gave scores that are not finite: {outputs.score.tolist()}. "
+                f"Check the file with: cada-edge verify {self.path}"
+            )
+        floor = self.manifest.range_floor * (1 + 1e-5) if self.manifest.alignment != "none" else -math.inf
+        detections = []
+        for row, record in enumerate(records):
+            score = float(outputs.score[row])
+            mean, maximum = float(outputs.stats[row, 0]), float(outputs.stats[row, 1])
+            detections.append(
+                Detection(
+                    score=score,
+                    threshold=self.threshold,
+                    is_anomalous=None if self.threshold is None else score > self.threshold,
+                    raw_score=score * (maximum - mean) + mean,
+                    alignment_clamped=maximum - mean <= floor,
+                    anomaly_map=outputs.anomaly_map[row],
+                    pixel_threshold=self.pixel_threshold,
+                    frame_index=None if record is None else record.index,
+                    source_id=None if record is None else record.source_id,
+                    captured_at_s=None if record is None else record.captured_at_s,
+                    captured_monotonic_s=None if record is None else record.captured_monotonic_s,
+                    path=None if record is None else record.path,
+                    timings_ms={},
+                )
+            )
+        return detections

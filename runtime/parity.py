@@ -1,0 +1,166 @@
+"""Parity: the reference file replayed through a model file, on any machine and any engine, without torch.
+
+Every export writes up to 64 frames with the scores, statistics and maps that fp32 PyTorch gave for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cada_edge.errors import CheckFailedError, ModelError, ModelMismatchError
+from cada_edge.files import atomic_path, sha256_file
+from cada_edge.manifest import Manifest, Parity
+from cada_edge.runtime.backend import Backend, Outputs, choose_backend
+
+__all__ = ["Reference", "read_reference", "replay", "score_limit", "verify", "write_reference"]
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Frames and what fp32 PyTorch gave for them."""
+
+    frames: NDArray[np.uint8]
+    """uint8 (N, S, S, 3), BGR."""
+    score: NDArray[np.float32]
+    """float32 (N,)."""
+    stats: NDArray[np.float32]
+    """float32 (N, 2): u^ and the guarded g^."""
+    anomaly_map: NDArray[np.float16]
+    """float16 (N, S, S)."""
+    label: NDArray[np.int8]
+    """0 normal, 1 anomalous, -1 synthetic: black, white, noise; (N,)."""
+
+
+def write_reference(path: Path, reference: Reference) -> None:
+    """Write a reference file atomically.
+
+    Raises:
+        OutputError: The disk does not take it.
+    """
+    values = {item.name: getattr(reference, item.name) for item in dataclasses.fields(reference)}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **values)
+
+
+def read_reference(path: Path) -> Reference:
+    """Read a reference file.
+
+    Raises:
+        ModelMismatchError: It is missing, damaged or incomplete.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return Reference(**{item.name: data[item.name] for item in dataclasses.fields(Reference)})
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ModelMismatchError(
+            f"The reference file {path} cannot be read: {error}. It lies beside the model since its export: "
+            "copy it again, or export the checkpoint again."
+        ) from error
+
+
+def score_limit(precision: str, reference: Reference) -> float:
+    """Return the largest allowed |score - reference| / max(1, |reference|).
+
+    Args:
+        precision: 'fp32': 1e-4. 'fp16' and 'int8': 2e-3 and 2e-2 of the spread, the distance from the 5th to the
+            95th percentile of the reference scores of the real normal frames.
+        reference: Where the spread is taken from.
+    """
+    if precision == "fp32":
+        return 1e-4
+    low, high = np.percentile(reference.score[reference.label == 0], [5, 95])
+    return float({"fp16": 2e-3, "int8": 2e-2}[precision] * (high - low))
+
+
+def replay(
+    infer: Callable[[NDArray[np.uint8]], Outputs], reference: Reference, *, precision: str, backend: str
+) -> Parity:
+    """Run the reference frames and compare.
+
+    Args:
+        infer: Runs a batch.
+        reference: Frames and expectations.
+        precision: Of the model, for the limit.
+        backend: Description of the engine, for the record.
+
+    Returns:
+        The figures, all within the limit.
+
+    Raises:
+        CheckFailedError: A difference over the limit, or a value that is not finite.
+    """
+    limit = score_limit(precision, reference)
+    largest_score, largest_map = 0.0, 0.0
+    for start in range(0, len(reference.frames), _BATCH):
+        rows = slice(start, start + _BATCH)
+        outputs = infer(reference.frames[rows])
+        if not all(np.isfinite(values).all() for values in outputs):
+            raise CheckFailedError(
+                f"{backend} gave values that are not finite on the reference frames {start} to {start + _BATCH - 1}. "
+                "The model must not be used on this engine: export it with --precision fp32, or choose another backend."
+            )
+        wanted = reference.score[rows]
+        difference = np.abs(outputs.score - wanted) / np.maximum(1, np.abs(wanted))
+        largest_score = max(largest_score, float(difference.max()))
+        maps = reference.anomaly_map[rows].astype(np.float32)
+        largest_map = max(largest_map, float(np.abs(outputs.anomaly_map - maps).max()))
+    if largest_score > limit:
+        raise CheckFailedError(
+            f"Parity failed on {backend}: a score differs from PyTorch's by {largest_score:.3g} (relative above 1); "
+            f"the limit for {precision} is {limit:.3g}. Do not use this file: export with --precision fp32, "
+            "or choose another backend."
+        )
+    return Parity(
+        images=len(reference.frames),
+        max_score_difference=largest_score,
+        max_map_difference=largest_map,
+        score_limit=limit,
+        backend=backend,
+        auroc_drift_reason="fewer than 100 normal and 100 anomalous images were given",
+    )
+
+
+def verify(model_path: str | Path, *, backend: str = "auto", threads: int | None = None) -> Parity:
+    """Replay the reference file on this machine and write the figures into the manifest.
+
+    Args:
+        model_path: The model file; manifest and reference file lie beside it.
+        backend: As for `Detector`.
+        threads: As for `Detector`.
+
+    Returns:
+        The figures; the AUROC drift measured at export is kept.
+
+    Raises:
+        CheckFailedError: Over a limit; the manifest stays as it was.
+        ModelError: Model, manifest or reference file are missing, damaged or do not belong together.
+    """
+    model_path = Path(model_path)
+    manifest = Manifest.read(model_path)
+    manifest.check_model_file(model_path)
+    if manifest.reference_file is None:
+        raise ModelError(f"The manifest of {model_path} names no reference file. Export the checkpoint again.")
+    reference_path = model_path.parent / manifest.reference_file
+    reference = read_reference(reference_path)
+    if sha256_file(reference_path) != manifest.reference_sha256:
+        raise ModelMismatchError(
+            f"The reference file {reference_path} is not the one that the manifest describes. Copy both again."
+        )
+    engine: Backend = choose_backend(model_path, backend, threads=threads)
+    engine.open()
+    try:
+        parity = replay(engine.infer, reference, precision=manifest.precision, backend=engine.description)
+    finally:
+        engine.close()
+    if manifest.parity is not None and manifest.parity.auroc_drift is not None:
+        parity = dataclasses.replace(parity, auroc_drift=manifest.parity.auroc_drift, auroc_drift_reason=None)
+    dataclasses.replace(manifest, parity=parity).write(model_path)
+    return parity

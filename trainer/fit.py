@@ -1,0 +1,275 @@
+"""A whole training run: base method, aligner, threshold, one checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cada_edge.errors import ConfigError, OutputError
+from cada_edge.files import sha256_file
+from cada_edge.manifest import Calibration
+from cada_edge.runtime.conformal import conformal_threshold, to_calibration
+from cada_edge.runtime.datasets import DatasetIndex, Sample, check_images, fingerprint, require_training_images
+from cada_edge.runtime.holdout import split_holdout
+from cada_edge.trainer.aligner import Regressor, class_statistics, range_floor, train_regressor
+from cada_edge.trainer.checkpoint import Checkpoint, save_checkpoint
+from cada_edge.trainer.config import TrainConfig
+from cada_edge.trainer.data import batches, decode
+from cada_edge.trainer.feature_cache import FeatureCache
+from cada_edge.trainer.fit_base import fit_base
+from cada_edge.trainer.model import TrainedModel, build_model
+
+__all__ = ["TrainResult", "choose_device", "fit", "score_frames"]
+
+_log = logging.getLogger(__name__)
+
+_REFERENCE_FRAMES = 61
+"""With black, white and noise the reference file holds 64."""
+
+_SCORING_BATCH = 32
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind."""
+
+    checkpoint: Path
+    """The checkpoint file."""
+    training_images: int
+    """Images that base and aligner were trained on."""
+    held_out_images: int
+    """Normal images kept for the threshold."""
+    threshold: float | None
+    """Of the aligned score; None without held-out images."""
+    warning: str | None
+    """What the threshold cannot promise, if anything."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a device name into a device.
+
+    Args:
+        name: 'auto', 'cpu', 'cuda' or 'cuda:N'.
+
+    Raises:
+        ConfigError: The name is unknown, or there is no such device; never a silent fall to the CPU.
+    """
+    if name == "auto":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        _log.info("training on %s", device)
+        return device
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} came; wanted auto, cpu, cuda or cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} came; wanted auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r} came, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA device(s). "
+            "Pass --device cpu, or check the driver with nvidia-smi."
+        )
+    return device
+
+
+def fit(
+    index: DatasetIndex,
+    run: str | Path,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    keep_features: bool = False,
+    progress: Callable[[str, int, int, float], None] | None = None,
+) -> TrainResult:
+    """Train on all normal images mixed, align, and set the threshold on images held out from both.
+
+    Category names never reach base, regressor or threshold; they are kept for reports and for the class-aware
+    reference only.
+
+    Args:
+        index: The data set.
+        run: Folder of the run; made when missing.
+        config: Everything else.
+        resume: Go on from the run folder's state, when there is one.
+        keep_features: Keep the aligner's cached features in the run folder.
+        progress: Called with the stage's name, what is done, how many there are, and the loss.
+
+    Returns:
+        Where the checkpoint is and what the threshold is worth.
+
+    Raises:
+        DatasetError: No, or too few, normal training images, or unreadable ones.
+        CheckpointError: The state to resume from does not fit.
+        OutputError: The run folder cannot be written.
+        TrainingError: The loss is not finite.
+    """
+    run = Path(run)
+    device = choose_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    report = progress or (lambda stage, done, total, loss: None)
+    require_training_images(index)
+    check_images(index.train)
+    fraction = 0.0 if config.recipe == "paper" else config.holdout_fraction
+    training, held_out = split_holdout(index.train, fraction=fraction, seed=config.seed)
+    require_training_images(training)
+    _make_folder(run)
+    data_fingerprint = fingerprint(training)
+    with _spill(run / "decoded.npy") as spill:
+        frames = decode(training, config.size, spill=spill)
+        model, encoder_fingerprint = build_model(config, encoder_weights=config.encoder_weights)
+        fit_base(
+            model,
+            frames,
+            config,
+            state_path=run / "state.pt",
+            data_fingerprint=data_fingerprint,
+            device=device,
+            resume=resume,
+            progress=lambda done, loss: report("base", done, config.iterations, loss),
+        )
+        table = _fit_aligner(model, frames, training, config, run, device, keep_features, report)
+    held_frames = decode(held_out, config.size)
+    threshold, calibration, warning = _calibrate(model, held_frames, held_out, config, device)
+    reference_frames, reference_labels = _reference(index, training, held_out, frames, held_frames, config.size)
+    checkpoint = run / "checkpoint.pt"
+    save_checkpoint(
+        checkpoint,
+        Checkpoint(
+            model=model.cpu().eval(),
+            config=config,
+            encoder_fingerprint=encoder_fingerprint,
+            class_table=table,
+            threshold=threshold,
+            calibration=calibration,
+            data_fingerprint=data_fingerprint,
+            reference_frames=reference_frames,
+            reference_labels=reference_labels,
+        ),
+    )
+    return TrainResult(checkpoint, len(training), len(held_out), threshold, warning)
+
+
+def _fit_aligner(
+    model: TrainedModel,
+    frames: NDArray[np.uint8],
+    samples: Sequence[Sample],
+    config: TrainConfig,
+    run: Path,
+    device: torch.device,
+    keep_features: bool,
+    report: Callable[[str, int, int, float], None],
+) -> dict[str, tuple[float, float]]:
+    cache = FeatureCache(run, sha256_file(run / "state.pt"))
+    statistics = cache.load()
+    if statistics is None:
+        report("statistics", 0, len(frames), float("nan"))
+        statistics = cache.fill(model.raw_batches(batches(frames, _SCORING_BATCH, device)), len(frames))
+        report("statistics", len(frames), len(frames), float("nan"))
+    model.floor = range_floor(statistics)
+    if config.alignment == "cada":
+        torch.manual_seed(config.seed)
+        regressor = Regressor(model.base.bottleneck_channels, config.aligner)
+        kept = statistics
+        train_regressor(
+            regressor,
+            len(frames),
+            lambda rows: (kept.features[rows], kept.mean[rows], kept.maximum[rows]),
+            config.aligner,
+            seed=config.seed,
+            device=device,
+            progress=lambda done, loss: report("aligner", done, config.aligner.iterations, loss),
+        )
+        model.regressor = regressor
+    table = class_statistics(statistics, [sample.category for sample in samples])
+    del statistics
+    if not keep_features:
+        cache.delete()
+    return table
+
+
+def score_frames(model: TrainedModel, frames: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+    """Score frames with the model's own alignment.
+
+    Args:
+        model: On the device, in eval mode.
+        frames: uint8 (N, S, S, 3), BGR.
+        device: The model's.
+
+    Returns:
+        float32 (N,).
+    """
+    scores: list[Tensor] = []
+    with torch.inference_mode():
+        for batch in batches(frames, _SCORING_BATCH, device):
+            scores.append(model(batch)[0].cpu())
+    return torch.cat(scores).numpy() if scores else np.empty(0, np.float32)
+
+
+def _calibrate(
+    model: TrainedModel,
+    frames: NDArray[np.uint8],
+    samples: Sequence[Sample],
+    config: TrainConfig,
+    device: torch.device,
+) -> tuple[float | None, Calibration | None, str | None]:
+    if not samples:
+        return None, None, "no images were held out: set the threshold with 'cada-edge calibrate' on unseen normal images"
+    result = conformal_threshold(
+        score_frames(model.to(device).eval(), frames, device), false_alarm_rate=config.false_alarm_rate
+    )
+    if result.warning:
+        _log.warning("%s", result.warning)
+    calibration = to_calibration(result, source="held out from training", data_fingerprint=fingerprint(samples))
+    return result.threshold, calibration, result.warning
+
+
+def _reference(
+    index: DatasetIndex,
+    training: Sequence[Sample],
+    held_out: Sequence[Sample],
+    frames: NDArray[np.uint8],
+    held_frames: NDArray[np.uint8],
+    size: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
+    """Choose up to 61 real frames, evenly: held-out normal ones (else training ones), and anomalous test images."""
+    anomalous = [sample for sample in index.test if sample.anomalous]
+    anomalous = [anomalous[row] for row in _evenly(len(anomalous), _REFERENCE_FRAMES // 2)]
+    normal = held_frames if len(held_out) >= 8 else frames
+    normal = normal[_evenly(len(normal), _REFERENCE_FRAMES - len(anomalous))]
+    both = np.concatenate([normal, decode(anomalous, size)])
+    labels = np.repeat(np.array([0, 1], np.int8), [len(normal), len(anomalous)])
+    return both, labels
+
+
+def _evenly(total: int, wanted: int) -> list[int]:
+    count = min(total, wanted)
+    return [int(position * total / count) for position in range(count)]
+
+
+def _make_folder(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        probe = run / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"The run folder {run} cannot be written: {error.strerror or error}. Pass another one with --out."
+        ) from error
+
+
+@contextmanager
+def _spill(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,157 @@
+"""A trained model as one module: frame to aligned score, in the order that the exported graph fuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cada_edge.errors import DatasetError
+from cada_edge.trainer.aligner import Regressor, guarded
+from cada_edge.trainer.config import TrainConfig
+from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, STRIDES, Encoder, build_encoder
+from cada_edge.trainer.revdist import RevDist
+from cada_edge.trainer.scoring import MapScorer
+
+__all__ = ["BASE_CLASSES", "Normalize", "TrainedModel", "build_model"]
+
+BASE_CLASSES = {"revdist": RevDist}
+"""Base method -> class. A class has `encode`, `loss_on`, `maps_on`, `parameter_groups`, `bottleneck_channels`."""
+
+
+class Normalize(nn.Module):
+    """Turn uint8 BGR frames into normalised RGB planes: swap and scale are one 1x1 convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.zeros(3, 3, 1, 1)
+        for rgb in range(3):
+            weight[rgb, 2 - rgb] = 1 / (255 * IMAGENET_STD[rgb])
+        bias = torch.tensor([-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Normalise.
+
+        Args:
+            frames: uint8 (N, S, S, 3), BGR.
+
+        Returns:
+            float32 (N, 3, S, S), RGB, ImageNet mean and standard deviation.
+        """
+        # The cast comes first: TensorRT takes no transpose of uint8 (NVIDIA/TensorRT#3985).
+        planes = frames.float().permute(0, 3, 1, 2)  # (N, S, S, 3) -> (N, 3, S, S)
+        return nn.functional.conv2d(planes, self.weight, self.bias)  # type: ignore[arg-type]
+
+
+class TrainedModel(nn.Module):
+    """Base method, aligner and scoring together."""
+
+    def __init__(self, base: RevDist, regressor: Regressor | None, config: TrainConfig, *, floor: float) -> None:
+        """Put the parts together.
+
+        Args:
+            base: The base method.
+            regressor: The aligner, or None for alignment 'none'.
+            config: Size, smoothing and top fraction.
+            floor: Smallest range g^ - u^ (`cada_edge.trainer.aligner.range_floor`).
+        """
+        super().__init__()
+        self.normalize = Normalize()
+        self.base = base
+        self.regressor = regressor
+        self.floor = floor
+        self.scorer = MapScorer(
+            [config.size // stride for stride in STRIDES],
+            config.size,
+            smoothing=config.smoothing,
+            top_fraction=config.top_fraction,
+        )
+
+    def statistics(self, bottleneck: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict u^ and the guarded range, each float32 (N,); 0 and 1 without an aligner."""
+        if self.regressor is None:
+            zeros = bottleneck.float().mean((1, 2, 3)) * 0
+            return zeros, zeros + 1
+        predicted = self.regressor(bottleneck)
+        mean = predicted[:, 0]
+        return mean, guarded(mean, predicted[:, 1], self.floor)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score frames.
+
+        Args:
+            frames: uint8 (N, S, S, 3), BGR.
+
+        Returns:
+            score float32 (N,), anomaly_map float32 (N, S, S) aligned and smoothed, and stats float32 (N, 2):
+            u^ and the guarded g^.
+        """
+        maps, bottleneck = self.base(self.normalize(frames))
+        mean, spread = self.statistics(bottleneck)
+        score, aligned = self.scorer(maps, mean, spread)
+        return score, aligned, torch.stack([mean, mean + spread], 1)
+
+    @torch.inference_mode()
+    def score_variants(
+        self, frames: Tensor, variants: Sequence[str], table: dict[str, tuple[float, float]], categories: Sequence[str]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Score one batch under several alignments with one pass of the base.
+
+        Args:
+            frames: uint8 (N, S, S, 3), BGR.
+            variants: Of 'none', 'cada' (needs the regressor), 'class-aware'.
+            table: Category -> (u_c, g_c), for 'class-aware'.
+            categories: Category of each frame, for 'class-aware'.
+
+        Returns:
+            Variant -> scores (N,) and maps (N, S, S).
+
+        Raises:
+            DatasetError: 'class-aware' on a category that training did not see.
+        """
+        maps, bottleneck = self.base(self.normalize(frames))
+        results = {}
+        for variant in variants:
+            if variant == "class-aware":
+                unknown = sorted(set(categories) - set(table))
+                if unknown:
+                    raise DatasetError(
+                        f"class-aware alignment met the categories {', '.join(unknown)}, which training did not see "
+                        f"(it saw {', '.join(sorted(table)) or 'none'}). Use alignment cada, which needs no category."
+                    )
+                pairs = torch.tensor([table[name] for name in categories], device=frames.device)
+                mean, spread = pairs[:, 0], guarded(pairs[:, 0], pairs[:, 1], self.floor)
+            elif variant == "cada":
+                mean, spread = self.statistics(bottleneck)
+            else:
+                mean = torch.zeros(len(frames), device=frames.device)
+                spread = mean + 1
+            results[variant] = self.scorer(maps, mean, spread)
+        return results
+
+    @torch.inference_mode()
+    def raw_batches(self, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the unsmoothed map (B, S, S) and bottleneck feature of each batch of uint8 frames."""
+        for frames in batches:
+            maps, bottleneck = self.base(self.normalize(frames))
+            yield self.scorer.raw_map(maps), bottleneck
+
+
+def build_model(config: TrainConfig, *, encoder_weights: str | None) -> tuple[TrainedModel, str]:
+    """Build an untrained model from its configuration, with initial weights that follow from the seed.
+
+    Args:
+        config: The run's configuration.
+        encoder_weights: As for `build_encoder`.
+
+    Returns:
+        The model without regressor, and the fingerprint of the encoder's weights.
+    """
+    torch.manual_seed(config.seed)
+    encoder: Encoder
+    encoder, fingerprint = build_encoder(config.encoder, encoder_weights)
+    base = BASE_CLASSES[config.base](encoder, activation=config.decoder_activation)
+    return TrainedModel(base, None, config, floor=1.0), fingerprint
