@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import secrets
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -113,8 +112,8 @@ def write_line(
 ) -> Path:
     """Draw the line into the folder `out`, or find it there already drawn.
 
-    The folder appears complete or not at all. The same configuration gives the same pixels everywhere;
-    bytes of the files are equal where OpenCV's PNG encoder is.
+    The folder appears complete or not at all. The same configuration gives the same bytes again; on a
+    processor or an OpenCV that rounds otherwise, a few pixels of a line may differ by one grey level.
 
     Args:
         out: A folder that is absent, empty, or holds the line of exactly this configuration.
@@ -134,14 +133,14 @@ def write_line(
         return out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        draft = out.parent / f".{out.name}-{secrets.token_hex(4)}"
+        draft.mkdir()
         try:
             for done, shot in enumerate(shots, start=1):
                 _draw_shot(draft, shot, config)
                 if progress is not None:
                     progress(done, len(shots))
             (draft / _LINE_FILE).write_text(json.dumps(_description(config), indent=2) + "\n", "utf-8")
-            draft.chmod(0o777 & ~_umask())
             if out.exists():
                 out.rmdir()
             draft.replace(out)
@@ -236,10 +235,3 @@ def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded.tobytes())
-
-
-def _umask() -> int:
-    """Return the process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

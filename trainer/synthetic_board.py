@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,7 +54,7 @@ def _layout() -> _Layout:
                 for chip in chips
             )
             if free and rng.random() < 0.62:
-                passives.append(Spot(x, y, 0.034, 0.016, 0.0 if rng.random() < 0.6 else np.pi / 2))
+                passives.append(Spot(x, y, 0.034, 0.016, 0.0 if rng.random() < 0.6 else math.pi / 2))
     traces, vias = [], []
     for _ in range(95):
         x, y = (float(value) for value in np.round(rng.uniform(-0.62, 0.62, 2) / 0.023) * 0.023)
@@ -79,31 +81,21 @@ def circuit_board(rng: np.random.Generator, size: int) -> Drawing:
     bare = flat(size, lacquer)
     shade(bare, fractal(rng, size, 32, 2) * np.float32(0.02))
     _copper(bare, rng, pose, layout)
-    pads = Stencil(size)
-    for chip in layout.chips:
-        _leads(pads, pose, chip)
+    pads = [lead for chip in layout.chips for lead in _leads(chip)]
     for part in layout.passives:
         for end in (-1, 1):
-            u = part.x + end * 0.027 * np.cos(part.angle)
-            v = part.y + end * 0.027 * np.sin(part.angle)
-            pads.box(_laid(pose, Spot(float(u), float(v), 0.013, 0.019, part.angle)))
+            u = part.x + end * 0.027 * math.cos(part.angle)
+            v = part.y + end * 0.027 * math.sin(part.angle)
+            pads.append(Spot(u, v, 0.013, 0.019, part.angle))
     solder = flat(size, jitter(rng, (176, 182, 186), 0.04))
     shade(solder, noise(rng, size, 120) * np.float32(0.10))
-    paint(bare, solder, pads.coverage())
-    packages = Stencil(size)
-    for chip in layout.chips:
-        packages.box(_laid(pose, chip))
+    paint(bare, solder, Stencil(size).boxes([pose.lay(pad) for pad in pads]).coverage())
+    packages = Stencil(size).boxes([pose.lay(chip) for chip in layout.chips])
     paint(bare, jitter(rng, (48, 46, 46), 0.06), packages.coverage())
     _silk(bare, rng, pose, layout)
     image = bare.copy()
     spots = _passives(image, rng, pose, layout)
     return Drawing(image, np.ones((size, size), np.float32), bare, spots)
-
-
-def _laid(pose: Pose, spot: Spot) -> Spot:
-    """Move a box from the board's coordinates to the image's."""
-    x, y = pose.place(spot.x, spot.y)
-    return Spot(x, y, spot.half_width, spot.half_height, spot.angle + pose.angle)
 
 
 def _copper(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layout) -> None:
@@ -120,12 +112,12 @@ def _copper(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _La
     paint(image, (28, 34, 24), drills.coverage())
 
 
-def _leads(stencil: Stencil, pose: Pose, chip: Spot) -> None:
-    """Draw the leads on the two long sides of a package."""
+def _leads(chip: Spot) -> Iterator[Spot]:
+    """Return the leads on the two long sides of a package."""
     for lead in range(int(2 * chip.half_width / 0.03)):
         u = chip.x - chip.half_width + 0.02 + lead * 0.03
         for side in (-1, 1):
-            stencil.box(_laid(pose, Spot(u, chip.y + side * (chip.half_height + 0.012), 0.0075, 0.02)))
+            yield Spot(u, chip.y + side * (chip.half_height + 0.012), 0.0075, 0.02)
 
 
 def _silk(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layout) -> None:
@@ -147,19 +139,18 @@ def _silk(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layo
 
 def _passives(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layout) -> tuple[Spot, ...]:
     """Solder resistors (dark) and capacitors (tan) on, each a little off its place."""
-    size = len(image)
-    dark, tan, ends = Stencil(size), Stencil(size), Stencil(size)
-    spots = []
-    for index, part in enumerate(layout.passives):
+    spots, ends, cores = [], [], []
+    for part in layout.passives:
         du, dv = rng.normal(0, 0.0015, 2)
         turned = part.angle + float(rng.normal(0, 0.02))
-        body = _laid(pose, Spot(part.x + float(du), part.y + float(dv), 0.030, 0.0155, turned))
-        ends.box(body)
-        core = Spot(body.x, body.y, 0.019, 0.0165, body.angle)
-        (tan if index % 3 == 0 else dark).box(core)
+        body = pose.lay(Spot(part.x + float(du), part.y + float(dv), 0.030, 0.0155, turned))
+        ends.append(body)
+        cores.append(Spot(body.x, body.y, 0.019, 0.0165, body.angle))
         if 0.06 < body.x < 0.94 and 0.06 < body.y < 0.94:
             spots.append(Spot(body.x, body.y, 0.040, 0.020, body.angle))
-    paint(image, jitter(rng, (206, 210, 212), 0.03), ends.coverage())
-    paint(image, jitter(rng, (44, 42, 40), 0.05), dark.coverage())
-    paint(image, jitter(rng, (88, 132, 168), 0.04), tan.coverage())
+    size = len(image)
+    resistors = [core for index, core in enumerate(cores) if index % 3]
+    paint(image, jitter(rng, (206, 210, 212), 0.03), Stencil(size).boxes(ends).coverage())
+    paint(image, jitter(rng, (44, 42, 40), 0.05), Stencil(size).boxes(resistors).coverage())
+    paint(image, jitter(rng, (88, 132, 168), 0.04), Stencil(size).boxes(cores[::3]).coverage())
     return tuple(spots)

@@ -6,6 +6,7 @@ lattices whose size does not depend on the image's: the same scene comes out at 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,14 +69,19 @@ class Pose:
     def local(self, size: int) -> tuple[FloatArray, FloatArray]:
         """Return the part's own coordinates of every pixel: two (S, S) planes, zero at its centre."""
         x, y = unit_grid(size)
-        cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
+        cos, sin = np.float32(math.cos(self.angle)), np.float32(math.sin(self.angle))
         dx, dy = x - np.float32(self.x), y - np.float32(self.y)
         return dx * cos + dy * sin, dy * cos - dx * sin
 
     def place(self, u: float, v: float) -> tuple[float, float]:
         """Return the unit coordinates of the point (u, v) of the part."""
-        cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
         return self.x + u * cos - v * sin, self.y + u * sin + v * cos
+
+    def lay(self, spot: Spot) -> Spot:
+        """Move a box from the part's coordinates to the image's."""
+        x, y = self.place(spot.x, spot.y)
+        return Spot(x, y, spot.half_width, spot.half_height, spot.angle + self.angle)
 
 
 class Stencil:
@@ -91,16 +97,15 @@ class Stencil:
         cv2.polylines(self._fine, [self._fixed(points)], False, 255, thickness, cv2.LINE_8, _SHIFT)
         return self
 
-    def polygon(self, points: Sequence[tuple[float, float]] | FloatArray) -> Stencil:
-        """Fill the polygon through `points`."""
-        cv2.fillPoly(self._fine, [self._fixed(points)], 255, cv2.LINE_8, _SHIFT)
+    def boxes(self, spots: Sequence[Spot]) -> Stencil:
+        """Fill the boxes of `spots`."""
+        place = np.array([(spot.x, spot.y, spot.half_width, spot.half_height, spot.angle) for spot in spots])
+        cos, sin = np.cos(place[:, 4:]), np.sin(place[:, 4:])
+        u, v = place[:, 2:3] * (-1, 1, 1, -1), place[:, 3:4] * (-1, -1, 1, 1)  # (N, 4): one corner each
+        corners = np.stack([place[:, :1] + u * cos - v * sin, place[:, 1:2] + u * sin + v * cos], axis=2)
+        for polygon in self._fixed(corners):
+            cv2.fillConvexPoly(self._fine, polygon, 255, cv2.LINE_8, _SHIFT)
         return self
-
-    def box(self, spot: Spot) -> Stencil:
-        """Fill a spot's box."""
-        pose = Pose(spot.x, spot.y, spot.angle)
-        w, h = spot.half_width, spot.half_height
-        return self.polygon([pose.place(*corner) for corner in ((-w, -h), (w, -h), (w, h), (-w, h))])
 
     def disc(self, x: float, y: float, radius: float) -> Stencil:
         """Fill a circle."""
@@ -117,7 +122,7 @@ class Stencil:
 
     def _fixed(self, points: Sequence[tuple[float, float]] | FloatArray) -> NDArray[np.int32]:
         fine = np.asarray(points, np.float64) * (self._size * _FINE) - 0.5
-        fixed: NDArray[np.int32] = np.round(fine * 2**_SHIFT).astype(np.int32)
+        fixed: NDArray[np.int32] = np.rint(fine * 2**_SHIFT).astype(np.int32)
         return fixed
 
 
@@ -156,10 +161,9 @@ def fractal(rng: np.random.Generator, size: int, cells: int, octaves: int = 3) -
 def sample(lattice: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
     """Look a repeating lattice up at (u, v), one turn per unit; sampling the lattice anew is smooth."""
     height, width = lattice.shape
-    across = (u * np.float32(width)) % np.float32(width)
-    down = (v * np.float32(height)) % np.float32(height)
-    padded = np.pad(lattice, ((0, 1), (0, 1)), mode="wrap")
-    return np.asarray(cv2.remap(padded, across, down, cv2.INTER_LINEAR), np.float32)
+    across, down = u * np.float32(width), v * np.float32(height)
+    found = cv2.remap(lattice, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(found, np.float32)
 
 
 def edge(distance: FloatArray, size: int, softness: float = 0.0) -> FloatArray:

@@ -9,7 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cada_edge.errors import ConfigError
-from cada_edge.trainer.synthetic_flaws import crack, dent, fibre, hole, misplaced, missing, scratch, stain
+from cada_edge.trainer.synthetic_flaws import (
+    crack,
+    dent,
+    fibre,
+    hole,
+    misplaced,
+    missing,
+    rust,
+    scratch,
+    stain,
+)
 from cada_edge.trainer.synthetic_parts import Part
 from cada_edge.trainer.synthetic_visibility import Flaw, apply_flaw
 
@@ -26,7 +36,7 @@ DEFECTS: Mapping[str, Mapping[str, Callable[[Part, np.random.Generator], Flaw | 
     "ceramic_tile": {"crack": crack, "pit": hole, "stain": stain},
     "circuit_board": {"misplaced_part": misplaced, "missing_part": missing, "scratch": scratch},
     "connector": {"crack": crack, "displaced_pin": misplaced, "missing_pin": missing},
-    "gear": {"broken_tooth": missing, "rust": stain, "scratch": scratch},
+    "gear": {"broken_tooth": missing, "rust": rust, "scratch": scratch},
     "pill": {"crack": crack, "dent": dent, "fibre": fibre, "discolouration": stain},
     "terrazzo": {"crack": crack, "pit": hole, "stain": stain},
     "wood": {"hole": hole, "scratch": scratch, "stain": stain},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cada_edge.trainer.synthetic_canvas import (
+    Colour,
     FloatArray,
     Pose,
     Spot,
@@ -19,11 +22,13 @@ from cada_edge.trainer.synthetic_canvas import (
 from cada_edge.trainer.synthetic_parts import Part
 from cada_edge.trainer.synthetic_visibility import Flaw
 
-__all__ = ["crack", "dent", "fibre", "hole", "misplaced", "missing", "scratch", "stain"]
+__all__ = ["crack", "dent", "fibre", "hole", "misplaced", "missing", "rust", "scratch", "stain"]
 
 _GRID = 64
+# How much of each channel, blue first, a defect takes away or adds.
 _NEUTRAL = (1.0, 1.0, 1.0)
 _STAINS = ((1.0, 0.72, 0.45), (0.45, 0.7, 1.0), (0.8, 0.55, 0.9), (1.0, 1.0, 1.0))
+_RUSTS = ((1.0, 0.72, 0.4), (1.0, 0.6, 0.25))
 _FIBRES = ((1.0, 1.0, 1.0), (1.0, 0.75, 0.35), (0.3, 0.85, 1.0))
 
 
@@ -87,11 +92,16 @@ def fibre(part: Part, rng: np.random.Generator) -> Flaw | None:
     return _flaw(part, cover * np.float32(sign), cover, colour, width)
 
 
-def stain(part: Part, rng: np.random.Generator) -> Flaw | None:
+def rust(part: Part, rng: np.random.Generator) -> Flaw | None:
+    """Draw a stain in the colours of rust."""
+    return stain(part, rng, colours=_RUSTS)
+
+
+def stain(part: Part, rng: np.random.Generator, *, colours: Sequence[Colour] = _STAINS) -> Flaw | None:
     """Draw a blotch of another shade with an uneven outline."""
     radius = float(rng.uniform(0.035, 0.075))
     place = _place(part, rng, 0.8 * radius)
-    colour = _STAINS[int(rng.integers(len(_STAINS)))]
+    colour = colours[int(rng.integers(len(colours)))]
     size = len(part.image)
     outline = noise(rng, size, 11) * np.float32(0.28) + noise(rng, size, 23) * np.float32(0.12)
     body = np.float32(0.85) + np.float32(0.12) * np.clip(fractal(rng, size, 16, 2), -1, 1)
@@ -145,7 +155,7 @@ def missing(part: Part, rng: np.random.Generator) -> Flaw | None:
         return None
     spot = part.spots[int(rng.integers(len(part.spots)))]
     size = len(part.image)
-    cover = blur(Stencil(size).box(spot).coverage(), 0.002)
+    cover = blur(Stencil(size).boxes([spot]).coverage(), 0.002)
     return _structural(part, (part.bare - part.image) * cover[..., None], spot)
 
 
@@ -157,7 +167,7 @@ def misplaced(part: Part, rng: np.random.Generator) -> Flaw | None:
     direction, turn = rng.uniform(0, 2 * np.pi), float(rng.uniform(8, 25)) * float(rng.choice((-1, 1)))
     distance = float(rng.uniform(0.5, 0.9)) * min(spot.half_width, spot.half_height)
     size = len(part.image)
-    cover = blur(Stencil(size).box(spot).coverage(), 0.002)[..., None]
+    cover = blur(Stencil(size).boxes([spot]).coverage(), 0.002)[..., None]
     off = (part.bare - part.image) * cover
     turned = cv2.getRotationMatrix2D((spot.x * size - 0.5, spot.y * size - 0.5), turn, 1.0)
     step = size * distance * np.array([[0, 0, np.cos(direction)], [0, 0, np.sin(direction)]])
@@ -179,9 +189,7 @@ def _place(part: Part, rng: np.random.Generator, margin: float) -> tuple[float, 
     return None
 
 
-def _flaw(
-    part: Part, pattern: FloatArray, cover: FloatArray, colour: tuple[float, float, float], width: float
-) -> Flaw | None:
+def _flaw(part: Part, pattern: FloatArray, cover: FloatArray, colour: Colour, width: float) -> Flaw | None:
     """Confine a grey pattern to the part and to where it shows, and give it its colour."""
     cover = cover * part.surface
     footprint = cover > 0.35 * float(cover.max())

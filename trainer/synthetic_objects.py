@@ -164,21 +164,20 @@ def connector(rng: np.random.Generator, size: int) -> Drawing:
     floor = flat(size, jitter(rng, (112, 122, 128), 0.03))
     shade(floor, np.clip(v * np.float32(1.3), -0.2, 0.2))
     paint(bare, floor, cavity)
-    chambers, pins, tops = Stencil(size), Stencil(size), Stencil(size)
-    spots = []
+    chambers, pins, tops, spots = [], [], [], []
     for row in (-1, 1):
         for column in range(columns):
             cu, cv = (column - (columns - 1) / 2) * pitch, row * 0.058
             x, y = pose.place(cu, cv)
-            chambers.box(Spot(x, y, 0.031, 0.036, pose.angle))
+            chambers.append(Spot(x, y, 0.031, 0.036, pose.angle))
             du, dv = rng.normal(0, 0.0012, 2)
             x, y = pose.place(cu + float(du), cv + float(dv))
-            pins.box(Spot(x, y, 0.014, 0.020, pose.angle))
-            tops.box(Spot(x, y, 0.008, 0.012, pose.angle))
+            pins.append(Spot(x, y, 0.014, 0.020, pose.angle))
+            tops.append(Spot(x, y, 0.008, 0.012, pose.angle))
             spots.append(Spot(x, y, 0.021, 0.026, pose.angle))
-    paint(bare, jitter(rng, (42, 46, 50), 0.05), chambers.coverage())
+    paint(bare, jitter(rng, (42, 46, 50), 0.05), Stencil(size).boxes(chambers).coverage())
     image = bare.copy()
-    paint(image, jitter(rng, (74, 148, 190), 0.05), pins.coverage())
-    paint(image, jitter(rng, (150, 216, 240), 0.04), tops.coverage())
+    paint(image, jitter(rng, (74, 148, 190), 0.05), Stencil(size).boxes(pins).coverage())
+    paint(image, jitter(rng, (150, 216, 240), 0.04), Stencil(size).boxes(tops).coverage())
     # Only the housing takes damage: among the pins there is nothing to crack.
     return Drawing(image, part * (np.float32(1) - cavity), bare, tuple(spots))

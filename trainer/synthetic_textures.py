@@ -71,14 +71,15 @@ def terrazzo(rng: np.random.Generator, size: int) -> Drawing:
     gaps = rng.uniform(0.03, 0.16, (cells + 2, cells + 2)).astype(np.float32)
     u, v = x * np.float32(cells), y * np.float32(cells)
     column, row = u.astype(np.int32) + 1, v.astype(np.int32) + 1
+    cell_u, cell_v = column.astype(np.float32) - u, row.astype(np.float32) - v
     nearest = np.full((size, size), 9, np.float32)
     second = nearest.copy()
     owner = np.zeros((size, size), np.int32)
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
             index = np.clip(row + dy, 0, cells + 1) * (cells + 2) + np.clip(column + dx, 0, cells + 1)
-            across = (column + (dx - 1)) + centres[0].ravel()[index] - u
-            down = (row + (dy - 1)) + centres[1].ravel()[index] - v
+            across = (cell_u + np.float32(dx - 1)) + centres[0].ravel()[index]
+            down = (cell_v + np.float32(dy - 1)) + centres[1].ravel()[index]
             distance = np.sqrt(across * across + down * down)
             closer = distance < nearest
             second = np.where(closer, nearest, np.minimum(second, distance))

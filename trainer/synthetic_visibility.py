@@ -24,14 +24,15 @@ from cada_edge.trainer.synthetic_parts import Part
 
 __all__ = ["Flaw", "apply_flaw", "visibility_threshold"]
 
-JUST_VISIBLE = 4.0
-"""Grey levels that just show as a wide patch on a perfectly even surface."""
+JUST_VISIBLE = 5.0
+"""Grey levels at which a wide patch on a perfectly even surface just shows; sets the whole line's level."""
 FINE_WIDTH = 0.008
 """Width (unit) at which a defect needs twice the contrast of a wide one."""
 MASKING_CONTRAST = 5.0
 """Local contrast in grey levels (RMS) that starts to hide a defect."""
 MASKING_EXPONENT = 1.0
-"""How fast the threshold grows with the contrast around: 0.7 to 1 in experiments on people."""
+"""How fast the threshold grows with the contrast around, 0.7 to 1 in experiments on people; sets the balance
+of busy against smooth kinds."""
 NEIGHBOURHOOD = 0.025
 """Deviation (unit) of the Gaussian window in which the contrast around a point is taken."""
 SCALE_LIMITS = (0.02, 0.05)
