@@ -49,7 +49,9 @@ _LOADED = """
 import sys
 before = set(sys.modules)
 import {module}
-names = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+new = set(sys.modules) - before
+# Cython leaves modules of its own that no file stands for.
+names = {{name.partition(".")[0] for name in new if getattr(sys.modules[name], "__spec__", None)}}
 print(*sorted(names - set(sys.stdlib_module_names)))
 """
 
