@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from cada_edge.trainer.synthetic_canvas import (
     Colour,
@@ -25,6 +24,7 @@ from cada_edge.trainer.synthetic_visibility import Flaw
 __all__ = ["crack", "dent", "fibre", "hole", "misplaced", "missing", "rust", "scratch", "stain"]
 
 _GRID = 64
+_OUTLINE = 24.0  # grey levels by which a component stands out from what is under it
 # How much of each channel, blue first, a defect takes away or adds.
 _NEUTRAL = (1.0, 1.0, 1.0)
 _STAINS = ((1.0, 0.72, 0.45), (0.45, 0.7, 1.0), (0.8, 0.55, 0.9), (1.0, 1.0, 1.0))
@@ -167,12 +167,17 @@ def misplaced(part: Part, rng: np.random.Generator) -> Flaw | None:
     direction, turn = rng.uniform(0, 2 * np.pi), float(rng.uniform(8, 25)) * float(rng.choice((-1, 1)))
     distance = float(rng.uniform(0.5, 0.9)) * min(spot.half_width, spot.half_height)
     size = len(part.image)
-    cover = blur(Stencil(size).boxes([spot]).coverage(), 0.002)[..., None]
-    off = (part.bare - part.image) * cover
+    cover = blur(Stencil(size).boxes([spot]).coverage(), 0.002)
+    off = (part.bare - part.image) * cover[..., None]
+    own = np.clip(np.abs(off).max(axis=2) / np.float32(_OUTLINE), 0, 1)
+    own = np.asarray(cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)), np.float32)
     turned = cv2.getRotationMatrix2D((spot.x * size - 0.5, spot.y * size - 0.5), turn, 1.0)
     step = size * distance * np.array([[0, 0, np.cos(direction)], [0, 0, np.sin(direction)]])
-    moved = cv2.warpAffine(np.ascontiguousarray(off), turned + step, (size, size))
-    return _structural(part, off - moved, spot)
+    way = turned + step
+    moved = np.asarray(cv2.warpAffine(part.image, way, (size, size)), np.float32)
+    there = np.asarray(cv2.warpAffine(own, way, (size, size)), np.float32)[..., None]
+    empty = part.image + off
+    return _structural(part, (moved - empty) * there + off, spot)
 
 
 def _place(part: Part, rng: np.random.Generator, margin: float) -> tuple[float, float] | None:
@@ -201,7 +206,10 @@ def _flaw(part: Part, pattern: FloatArray, cover: FloatArray, colour: Colour, wi
 
 def _structural(part: Part, pattern: FloatArray, spot: Spot) -> Flaw | None:
     strength = np.abs(pattern).max(axis=2)
-    footprint: NDArray[np.bool_] = strength > max(10.0, 0.2 * float(strength.max()))
+    seen = (strength > _OUTLINE / 2).astype(np.uint8)
+    # One pixel more, or the component's soft outline would stay behind; no specks of noise.
+    seen = np.asarray(cv2.morphologyEx(seen, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)), np.uint8)
+    footprint = (cv2.dilate(seen, np.ones((3, 3), np.uint8)) > 0) & (strength > 2)
     if not footprint.any():
         return None
     return Flaw(pattern, footprint, min(spot.half_width, spot.half_height), structural=True)

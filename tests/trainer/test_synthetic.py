@@ -180,7 +180,7 @@ def test_a_defect_changes_the_part_in_its_mask_only(kind: str, defect: str) -> N
         assert AREA_LIMITS[0] <= inside.mean() <= AREA_LIMITS[1]
         changed = (found.image != part.image).any(axis=2)
         assert not changed[~inside].any()
-        assert changed[inside].mean() > 0.6
+        assert changed[inside].mean() > 0.8
 
 
 @pytest.mark.parametrize("kind", KINDS)
