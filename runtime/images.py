@@ -67,7 +67,7 @@ def _is_cut_jpeg(data: bytes) -> bool:
         is_filler = data[at] != 0xFF or data[at + 1] == 0xFF
         at += 1 if is_filler else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     # Inside the scan every 0xff of the data is followed by 0x00.
-    return data.find(b"\xff\xd9", at) < 0
+    return data.rfind(b"\xff\xd9", at) < 0
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
