@@ -120,7 +120,6 @@ def fit(
     check_images(index.train)
     fraction = 0.0 if config.recipe == "paper" else config.holdout_fraction
     training, held_out = split_holdout(index.train, fraction=fraction, seed=config.seed)
-    require_training_images(training)
     _make_folder(run)
     data_fingerprint = fingerprint(training)
     with _spill(run / "decoded.npy") as spill:

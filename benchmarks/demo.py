@@ -1,0 +1,247 @@
+"""The demo: draw a mixed line, train on it without labels, export, stream, and report what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cada_edge.benchmarks.demo_result import VARIANTS, DemoResult, Example, VariantResult
+from cada_edge.benchmarks.machine import describe_machine
+from cada_edge.benchmarks.report import write_report
+from cada_edge.errors import ConfigError
+from cada_edge.export.to_onnx import ExportResult, export_onnx
+from cada_edge.files import write_atomic
+from cada_edge.runtime.conformal import conformal_threshold
+from cada_edge.runtime.datasets import DatasetIndex, Sample, index_dataset
+from cada_edge.runtime.detector import Detector
+from cada_edge.runtime.holdout import split_holdout
+from cada_edge.runtime.images import read_image
+from cada_edge.runtime.masks import DEFAULT_CONVENTION, resize_mask
+from cada_edge.runtime.images import read_mask
+from cada_edge.runtime.preprocess import preprocess
+from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint
+from cada_edge.trainer.config import AlignerConfig, TrainConfig
+from cada_edge.trainer.evaluate_checkpoint import Scored, evaluate_scored, score_samples
+from cada_edge.trainer.fit import TrainResult, fit
+from cada_edge.trainer.synthetic import SyntheticConfig, write_line
+
+__all__ = ["DemoConfig", "run_demo"]
+
+Progress = Callable[[str, int, int, float], None]
+
+_EXAMPLES_PER_KIND = 1
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How large the demo is; the defaults take about ten minutes on two cores."""
+
+    size: int = 128
+    """Side of the images, in pixels."""
+    iterations: int = 800
+    """Steps of the base method."""
+    seed: int = 0
+    """Of the drawn line and of the training."""
+    encoder: str = "resnet18_procedural"
+    """timm name and tag, or the small one that comes with cada-edge."""
+    encoder_weights: str | None = None
+    """A file for it, or 'random'."""
+    train_per_kind: int = 50
+    """Good parts drawn of each kind; a tenth is held out for the threshold."""
+    test_per_kind: int = 20
+    """Good parts, and as many defective ones, drawn of each kind."""
+    false_alarm_rate: float = 0.02
+    """Wanted at the threshold, 0-1: what the held-out images can promise."""
+    threads: int | None = None
+    """CPU threads; None for the engines' own choice."""
+
+    def __post_init__(self) -> None:
+        if self.size % 32 or self.size < 64:
+            raise ConfigError(f"size {self.size} came; wanted a multiple of 32 from 64 pixels. Pass --size 128.")
+
+
+def run_demo(out: str | Path, config: DemoConfig | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Run the demo.
+
+    Args:
+        out: Folder to write: the line, the run, the model, report.html and summary.json.
+        config: Its size.
+        progress: Called with the stage's name, what is done, how many there are, and the loss.
+
+    Returns:
+        The summary that is written to summary.json: metrics in % and times in ms.
+
+    Raises:
+        OutputError: The folder cannot be written.
+        CheckFailedError: The exported model differs from PyTorch.
+    """
+    out = Path(out)
+    config = config or DemoConfig()
+    report = progress or (lambda stage, done, total, loss: None)
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with _timed(seconds, "draw"):
+        line = _draw(out / "line", config, report)
+    index = index_dataset(line)
+    with _timed(seconds, "train"):
+        trained = _train(index, out / "run", config, report)
+    with _timed(seconds, "export"):
+        exported = export_onnx(trained.checkpoint, out / "model.onnx", data=index)
+    with _timed(seconds, "evaluate"):
+        checkpoint = load_checkpoint(trained.checkpoint)
+        scored = score_samples(checkpoint, index.test, VARIANTS, device=torch.device("cpu"))
+        variants = _evaluate(checkpoint, index, scored, config)
+    with _timed(seconds, "stream"):
+        latency, engine = _stream(exported.model, index, config, report)
+    seconds["total"] = time.perf_counter() - started
+    result = DemoResult(
+        variants=variants,
+        categories=tuple(sample.category for sample in index.test),
+        anomalous=np.array([sample.anomalous for sample in index.test]),
+        examples=_examples(index, scored, config.size),
+        latency_ms=latency,
+        backend=engine,
+        parity=exported.parity,
+        threshold=_known(exported.threshold),
+        settings=dataclasses.asdict(config),
+        seconds=seconds,
+        machine=describe_machine(),
+        line=line,
+        checkpoint=trained.checkpoint,
+        model=exported.model,
+        report=out / "report.html",
+        notes=() if trained.warning is None else (trained.warning,),
+    )
+    write_report(result)
+    summary = _summary(result, exported)
+    write_atomic(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    return summary
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started
+
+
+def _draw(folder: Path, config: DemoConfig, report: Progress) -> Path:
+    line = SyntheticConfig(
+        size=config.size,
+        train_per_kind=config.train_per_kind,
+        test_normal_per_kind=config.test_per_kind,
+        test_anomalous_per_kind=config.test_per_kind,
+        seed=config.seed,
+    )
+    return write_line(folder, line, progress=lambda done, total: report("draw", done, total, float("nan")))
+
+
+def _train_config(config: DemoConfig) -> TrainConfig:
+    return TrainConfig(
+        encoder=config.encoder,
+        encoder_weights=config.encoder_weights,
+        size=config.size,
+        iterations=config.iterations,
+        schedule="cosine",
+        aligner=AlignerConfig(),
+        false_alarm_rate=config.false_alarm_rate,
+        seed=config.seed,
+        device="cpu",
+        threads=config.threads,
+    )
+
+
+def _train(index: DatasetIndex, run: Path, config: DemoConfig, report: Progress) -> TrainResult:
+    return fit(index, run, _train_config(config), progress=report)
+
+
+def _evaluate(
+    checkpoint: Checkpoint, index: DatasetIndex, scored: dict[str, Scored], config: DemoConfig
+) -> dict[str, VariantResult]:
+    """Give every alignment its own threshold from the same held-out images, then compare at it."""
+    _, held_out = split_holdout(index.train, fraction=checkpoint.config.holdout_fraction, seed=config.seed)
+    normal = score_samples(checkpoint, held_out, VARIANTS, device=torch.device("cpu"))
+    results = {}
+    for name in VARIANTS:
+        threshold = conformal_threshold(normal[name].scores, config.false_alarm_rate).threshold
+        evaluation = evaluate_scored(checkpoint, index.test, scored[name], alignment=name, threshold=threshold)
+        results[name] = VariantResult(evaluation, scored[name].scores, threshold)
+    return results
+
+
+def _stream(
+    model: Path, index: DatasetIndex, config: DemoConfig, report: Progress
+) -> tuple[NDArray[np.float64], str]:
+    """Stream the test images through the exported model as an application would."""
+    paths = [sample.image for sample in index.test]
+    latency = []
+    with Detector(model, threads=config.threads) as detector:
+        for detection in detector.stream(paths):
+            latency.append(detection.timings_ms["total"])
+            report("stream", len(latency), len(paths), float("nan"))
+        return np.array(latency), detector.backend
+
+
+def _examples(index: DatasetIndex, scored: dict[str, Scored], size: int) -> tuple[Example, ...]:
+    """Choose the first defect and the first good part of each kind: a rule, not a selection."""
+    chosen: list[int] = []
+    for anomalous in (True, False):
+        for category in index.categories:
+            rows = [
+                row
+                for row, sample in enumerate(index.test)
+                if sample.category == category and sample.anomalous == anomalous
+            ]
+            chosen += rows[:_EXAMPLES_PER_KIND]
+    return tuple(_example(row, index.test[row], scored, size) for row in chosen)
+
+
+def _example(row: int, sample: Sample, scored: dict[str, Scored], size: int) -> Example:
+    mask = np.zeros((size, size), np.uint8)
+    if sample.mask is not None:
+        mask = resize_mask(read_mask(sample.mask), (size, size), DEFAULT_CONVENTION)
+    return Example(
+        frame=preprocess(read_image(sample.image), (size, size)),
+        mask=mask,
+        category=sample.category,
+        defect=sample.defect,
+        maps={name: scored[name].maps[row] for name in VARIANTS},
+        scores={name: float(scored[name].scores[row]) for name in VARIANTS},
+    )
+
+
+def _summary(result: DemoResult, exported: ExportResult) -> dict[str, Any]:
+    quantiles = np.percentile(result.latency_ms, [50, 99])
+    summary: dict[str, Any] = {}
+    for name in VARIANTS:
+        evaluation = result.variants[name].evaluation
+        summary[name.replace("-", "_")] = {"mixed": evaluation.mixed, "averaged": evaluation.averaged}
+    summary |= {
+        "threshold": result.threshold,
+        "parity": dataclasses.asdict(exported.parity),
+        "latency_ms": {"p50": float(quantiles[0]), "p99": float(quantiles[1]), "n": len(result.latency_ms)},
+        "backend": result.backend,
+        "seconds": dict(result.seconds),
+        "settings": dict(result.settings),
+        "checkpoint": str(result.checkpoint),
+        "model": str(result.model),
+        "report": str(result.report),
+    }
+    return summary
+
+
+def _known(threshold: float | None) -> float:
+    assert threshold is not None
+    return threshold
