@@ -40,7 +40,7 @@ def _decode(path: Path) -> NDArray[Any]:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageReadError(
-            f"OpenCV refuses to decode the image {path} ({len(data)} bytes): {error}. "
+            f"OpenCV refuses to decode the image {path} ({len(data)} bytes): {' '.join(str(error).split())}. "
             "Wanted one that fits in memory. Make it smaller or remove it."
         ) from error
     if image is None or _is_cut_jpeg(data):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -406,6 +407,14 @@ def test_a_faulty_visa_table_is_explained(visa_root: Path, old: str, new: str, w
     edit_table(visa_root, old, new)
     with pytest.raises(DatasetError, match=wanted):
         index_dataset(visa_root)
+
+
+def test_visa_without_any_mask_is_read(visa_root: Path) -> None:
+    table = visa_root / "split_csv/1cls.csv"
+    table.write_text(re.sub(r",[^,]+\.png$", ",", table.read_text(), flags=re.MULTILINE))
+    index = index_dataset(visa_root)
+    assert sum(sample.anomalous for sample in index.test) == 4
+    assert not any(sample.mask for sample in index.test)
 
 
 def test_an_unreadable_visa_table_is_explained(visa_root: Path) -> None:

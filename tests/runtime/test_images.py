@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import cv2
@@ -164,3 +165,12 @@ def test_writing_says_what_it_does_not_take(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"shape \(3, 3, 2\), uint8 as a\.png; wanted uint8 .*Convert it"):
         write_image(tmp_path / "a.png", np.zeros((3, 3, 2), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_too_large_to_decode_is_named(tmp_path: Path) -> None:
+    # A PNG whose header declares 100,000 x 100,000 pixels, as a decompression bomb does.
+    png = encode(".png", SMOOTH)
+    header = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + png[24:29]
+    (tmp_path / "bomb.png").write_bytes(png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:])
+    with pytest.raises(ImageReadError, match=r"refuses to decode the image .*bomb\.png .*Make it smaller"):
+        read_image(tmp_path / "bomb.png")
