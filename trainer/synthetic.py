@@ -112,8 +112,8 @@ def write_line(
 ) -> Path:
     """Draw the line into the folder `out`, or find it there already drawn.
 
-    The folder appears complete or not at all. The same configuration gives the same bytes again; on a
-    processor or an OpenCV that rounds otherwise, a few pixels of a line may differ by one grey level.
+    The folder appears complete or not at all. The same configuration gives the same bytes again; where a
+    processor or an OpenCV rounds otherwise, a few pixels of the line may differ, mostly by one grey level.
 
     Args:
         out: A folder that is absent, empty, or holds the line of exactly this configuration.
@@ -121,12 +121,12 @@ def write_line(
         progress: Called after each drawn part with the number done and the number of all.
 
     Returns:
-        The folder.
+        The folder's absolute path.
 
     Raises:
         OutputError: The folder holds something else, or cannot be written.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     shots = list(_shots(config))
     if _is_drawn(out, config, shots):
         _log.info("the line in %s is already drawn", out)

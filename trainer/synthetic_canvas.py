@@ -31,6 +31,7 @@ LENS_BLUR = 0.0018
 
 _FINE = 4
 _SHIFT = 4
+_FINER = 8
 
 
 @dataclass(frozen=True)
@@ -159,11 +160,18 @@ def fractal(rng: np.random.Generator, size: int, cells: int, octaves: int = 3) -
 
 
 def sample(lattice: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
-    """Look a repeating lattice up at (u, v), one turn per unit; sampling the lattice anew is smooth."""
-    height, width = lattice.shape
-    across, down = u * np.float32(width), v * np.float32(height)
-    found = cv2.remap(lattice, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    return np.asarray(found, np.float32)
+    """Look a repeating lattice up at (u, v), one turn per unit.
+
+    By a finer copy and its nearest point: cv2.remap rounds differently from one OpenCV to the next.
+    """
+    height, width = lattice.shape[0] * _FINER, lattice.shape[1] * _FINER
+    padded = np.pad(lattice, 1, mode="wrap")
+    finer = cv2.resize(padded, (width + 2 * _FINER, height + 2 * _FINER), interpolation=cv2.INTER_LINEAR)
+    turn = np.ascontiguousarray(finer[_FINER:-_FINER, _FINER:-_FINER])
+    across = np.floor(u * np.float32(width)).astype(np.int32) % np.int32(width)
+    down = np.floor(v * np.float32(height)).astype(np.int32) % np.int32(height)
+    found: FloatArray = np.take(turn, down * np.int32(width) + across)
+    return found
 
 
 def edge(distance: FloatArray, size: int, softness: float = 0.0) -> FloatArray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from cada_edge.trainer.synthetic_canvas import (
     Colour,
@@ -17,6 +18,7 @@ from cada_edge.trainer.synthetic_canvas import (
     edge,
     fractal,
     noise,
+    to_uint8,
 )
 from cada_edge.trainer.synthetic_parts import Part
 from cada_edge.trainer.synthetic_visibility import Flaw
@@ -164,20 +166,30 @@ def misplaced(part: Part, rng: np.random.Generator) -> Flaw | None:
     if not part.spots:
         return None
     spot = part.spots[int(rng.integers(len(part.spots)))]
-    direction, turn = rng.uniform(0, 2 * np.pi), float(rng.uniform(8, 25)) * float(rng.choice((-1, 1)))
+    direction, turn = rng.uniform(0, 2 * np.pi), float(rng.uniform(0.15, 0.45)) * float(rng.choice((-1, 1)))
     distance = float(rng.uniform(0.5, 0.9)) * min(spot.half_width, spot.half_height)
     size = len(part.image)
     cover = blur(Stencil(size).boxes([spot]).coverage(), 0.002)
     off = (part.bare - part.image) * cover[..., None]
     own = np.clip(np.abs(off).max(axis=2) / np.float32(_OUTLINE), 0, 1)
     own = np.asarray(cv2.morphologyEx(own, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)), np.float32)
-    turned = cv2.getRotationMatrix2D((spot.x * size - 0.5, spot.y * size - 0.5), turn, 1.0)
-    step = size * distance * np.array([[0, 0, np.cos(direction)], [0, 0, np.sin(direction)]])
-    way = turned + step
-    moved = np.asarray(cv2.warpAffine(part.image, way, (size, size)), np.float32)
-    there = np.asarray(cv2.warpAffine(own, way, (size, size)), np.float32)[..., None]
-    empty = part.image + off
-    return _structural(part, (moved - empty) * there + off, spot)
+    component = np.dstack([part.image, to_uint8(own * np.float32(255))])  # (S, S, 4): the last is its shape
+    x, y = spot.x + distance * np.cos(direction), spot.y + distance * np.sin(direction)
+    moved = _moved(component, (spot.x, spot.y), Pose(float(x), float(y), turn)).astype(np.float32)
+    there = moved[..., 3:] / np.float32(255)
+    return _structural(part, (moved[..., :3] - part.image - off) * there + off, spot)
+
+
+def _moved(image: NDArray[np.uint8], centre: tuple[float, float], pose: Pose) -> NDArray[np.uint8]:
+    """Turn and shift an image: what was at `centre` comes to lie in `pose`."""
+    size, finer = len(image), 4 * len(image)
+    # As in `sample`: the nearest point of a finer copy is the same in every OpenCV.
+    fine = cv2.resize(image, (finer, finer), interpolation=cv2.INTER_LINEAR)
+    u, v = pose.local(size)
+    across = np.floor((u + np.float32(centre[0])) * np.float32(finer)).astype(np.int32)
+    down = np.floor((v + np.float32(centre[1])) * np.float32(finer)).astype(np.int32)
+    index = np.clip(down, 0, finer - 1) * np.int32(finer) + np.clip(across, 0, finer - 1)
+    return np.asarray(np.take(fine.reshape(-1, fine.shape[2]), index, axis=0), np.uint8)
 
 
 def _place(part: Part, rng: np.random.Generator, margin: float) -> tuple[float, float] | None:
