@@ -15,28 +15,41 @@ from numpy.typing import NDArray
 
 from cada_edge.errors import ConfigError, InputError
 
-__all__ = ["DEFAULT_MASK_CONVENTION", "MASK_CONVENTIONS", "MaskConvention", "resize_mask"]
+__all__ = ["CONVENTIONS", "DEFAULT_CONVENTION", "MaskConvention", "require_convention", "resize_mask"]
 
 MaskConvention = Literal["pil-bilinear>0", "pil-bilinear>0.5", "nearest"]
 """How a mask comes to the size of the map: any anomalous part under a pixel counts (CADA's author), at least
 half of it (RD4AD, ADer), or the mask's pixel nearest to the centre (UniAD)."""
 
-MASK_CONVENTIONS: tuple[str, ...] = get_args(MaskConvention)
-DEFAULT_MASK_CONVENTION: MaskConvention = "pil-bilinear>0"
+CONVENTIONS: tuple[str, ...] = get_args(MaskConvention)
+DEFAULT_CONVENTION: MaskConvention = "pil-bilinear>0"
 
 _WEIGHT_BITS = 22
 """Fraction bits of Pillow's fixed-point weights: 32, less 8 of the pixel and 2 of head room."""
 
 
+def require_convention(convention: str) -> None:
+    """Refuse what is no mask convention.
+
+    Raises:
+        ConfigError: An unknown convention.
+    """
+    if convention not in CONVENTIONS:
+        raise ConfigError(
+            f"The mask convention {convention!r} came; wanted one of {', '.join(CONVENTIONS)}. "
+            f"Leave it out for {DEFAULT_CONVENTION}."
+        )
+
+
 def resize_mask(
-    mask: NDArray[np.uint8], size_hw: tuple[int, int], convention: str = DEFAULT_MASK_CONVENTION
+    mask: NDArray[np.uint8], size_hw: tuple[int, int], convention: str = DEFAULT_CONVENTION
 ) -> NDArray[np.uint8]:
     """Bring a mask to another size; every result is 0 or 1.
 
     Args:
         mask: uint8 (H, W); what is not 0 is anomalous.
         size_hw: Height and width wanted, in pixels.
-        convention: One of `MASK_CONVENTIONS`.
+        convention: One of `CONVENTIONS`.
 
     Returns:
         uint8 (height, width), 0 or 1, C-contiguous; equal in each pixel to Pillow's resize and the threshold.
@@ -45,11 +58,7 @@ def resize_mask(
         ConfigError: An unknown convention.
         InputError: A mask that is not two-dimensional, or a size without pixels.
     """
-    if convention not in MASK_CONVENTIONS:
-        raise ConfigError(
-            f"The mask convention {convention!r} came; wanted one of {', '.join(MASK_CONVENTIONS)}. "
-            f"Leave it out for {DEFAULT_MASK_CONVENTION}."
-        )
+    require_convention(convention)
     if mask.ndim != 2 or mask.size == 0 or min(size_hw) < 1:
         raise InputError(
             f"A mask of shape {mask.shape} came, to be resized to {tuple(size_hw)}; wanted (H, W) and sizes "

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cada_edge.errors import ConfigError, InputError
-from cada_edge.runtime.masks import MASK_CONVENTIONS, resize_mask
+from cada_edge.runtime.masks import CONVENTIONS, resize_mask
 
 SIZES = [
     ((1024, 1024), (256, 256)),
@@ -48,7 +48,7 @@ def by_pillow(mask: np.ndarray, size_hw: tuple[int, int], convention: str) -> np
     return (grey > (127.5 if convention == "pil-bilinear>0.5" else 0)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("convention", MASK_CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize(("size_hw", "wanted_hw"), SIZES)
 def test_equals_pillow_in_every_pixel(
     size_hw: tuple[int, int], wanted_hw: tuple[int, int], convention: str
@@ -69,7 +69,7 @@ def test_equals_one_call_of_pillow_at_the_data_sets_sizes(size_hw: tuple[int, in
     np.testing.assert_array_equal(resize_mask(mask, (256, 256), "pil-bilinear>0.5"), grey > 127.5)
 
 
-@pytest.mark.parametrize("convention", MASK_CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_equals_pillow_on_random_sizes_and_noise(convention: str) -> None:
     rng = np.random.default_rng(7)
     for _ in range(60):
@@ -84,7 +84,7 @@ def test_equals_pillow_on_random_sizes_and_noise(convention: str) -> None:
 def test_one_pixel_survives_only_the_default() -> None:
     mask = np.zeros((1024, 1024), np.uint8)
     mask[514, 702] = 1
-    kept = {name: int(resize_mask(mask, (256, 256), name).sum()) for name in MASK_CONVENTIONS}
+    kept = {name: int(resize_mask(mask, (256, 256), name).sum()) for name in CONVENTIONS}
     assert kept == {"pil-bilinear>0": 3, "pil-bilinear>0.5": 0, "nearest": 1}
 
 
@@ -94,7 +94,7 @@ def test_label_numbers_and_grey_levels_count_alike() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1])
-@pytest.mark.parametrize("convention", MASK_CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
 def test_uniform_masks_stay_uniform(value: int, convention: str) -> None:
     resized = resize_mask(np.full((77, 301), value, np.uint8), (64, 32), convention)
     np.testing.assert_array_equal(resized, np.full((64, 32), value))
