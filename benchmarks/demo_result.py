@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cada_edge.manifest import Parity
-from cada_edge.runtime.evaluate import Evaluation
+from cada_edge.runtime.evaluation import Evaluation
 
 __all__ = ["VARIANTS", "DemoResult", "Example", "VariantResult"]
 
@@ -83,5 +83,8 @@ class DemoResult:
     """The exported model."""
     report: Path
     """Where the report is (to be) written."""
+    average_range: tuple[float, float] | None = None
+    """Mean and maximum of a normal image's unaligned map, averaged over the training images: what the heat-maps of
+    `none` show as 0 and 1. None: taken from the good examples instead."""
     notes: tuple[str, ...] = field(default=())
     """Sentences that the report must show, as the threshold's warning."""
