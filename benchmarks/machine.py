@@ -37,9 +37,9 @@ def describe_machine() -> dict[str, Any]:
     """Describe processor, memory, system, versions and commit; what cannot be found out is None.
 
     Returns:
-        JSON-safe: cpu, architecture, board, cores (usable by this process), cores_installed, governor, memory_gib,
-        load_average (runnable processes over the last minute), system, kernel, python, packages (name -> version),
-        commit and commit_modified. No host name, user or path is in it.
+        JSON-safe: cpu, architecture, board, cores (usable by this process), cores_installed, governor,
+        memory_gib, load_average (runnable processes over the last minute), system, kernel, python, packages
+        (name -> version), commit and commit_modified. No host name, user or path is in it.
     """
     commit = _git_commit(Path(__file__).resolve())
     return {
@@ -138,7 +138,7 @@ def _package_versions() -> dict[str, str]:
 
 
 def _git_commit(file: Path) -> str | None:
-    """Return the commit of the checkout that holds a file, None where the file is not under version control."""
+    """Return the commit of the checkout that holds a file, None where the file is not tracked."""
     # An environment may lie inside the checkout of something else: only a tracked file speaks for its commit.
     if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
         return None
