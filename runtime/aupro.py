@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cada_edge.errors import InputError
-from cada_edge.runtime.metrics import count_ranks
+from cada_edge.runtime.metrics import RANKED_AT_ONCE, count_ranks
 from cada_edge.runtime.preprocess import load_cv2
 
 __all__ = ["FPR_LIMIT", "RegionScores", "aupro"]
@@ -33,10 +33,12 @@ class RegionScores:
     """
 
     def __init__(self) -> None:
-        self.images: list[tuple[NDArray[np.float32], NDArray[np.int32]]] = []
-        """Per image with defects: scores (N,), ascending, and the sizes (N,) of their defects, in pixels."""
         self.regions = 0
         """Defects so far."""
+        self.scores: list[NDArray[np.float32]] = []
+        """Per image with defects: the scores (N,) of its anomalous pixels."""
+        self.sizes: list[NDArray[np.int32]] = []
+        """Beside them: the size (N,) of the defect each pixel belongs to, in pixels."""
 
     def append(self, anomaly_map: NDArray[np.float32], mask: NDArray[np.uint8]) -> None:
         """Add one image's defects: the 8-connected components of its mask.
@@ -51,9 +53,8 @@ class RegionScores:
             return
         count, labels = cv2.connectedComponents(np.ascontiguousarray(anomalous, np.uint8), connectivity=8)
         sizes = np.bincount(labels.ravel())
-        scores = anomaly_map[anomalous]
-        order = np.argsort(scores)
-        self.images.append((scores[order], sizes[labels[anomalous]][order].astype(np.int32)))
+        self.scores.append(anomaly_map[anomalous])
+        self.sizes.append(sizes[labels[anomalous]].astype(np.int32))
         # Label 0 is the background.
         self.regions += count - 1
 
@@ -85,12 +86,15 @@ def aupro(
     negatives = sum(len(run) for run in negative_runs)
     if not regions or not negatives:
         return None
+    scores = np.concatenate([part for group in groups for part in group.scores])
+    sizes = np.concatenate([part for group in groups for part in group.sizes])
+    order = np.argsort(scores)
     area = 0.0
-    for group in groups:
-        for scores, sizes in group.images:
-            below, equal = count_ranks(negative_runs, scores)
-            found_at = (negatives - below - equal) / negatives
-            area += float(np.sum(_found_until(fpr_limit, found_at, equal / negatives) / sizes))
+    for start in range(0, len(order), RANKED_AT_ONCE):
+        chunk = order[start : start + RANKED_AT_ONCE]
+        below, equal = count_ranks(negative_runs, scores[chunk])
+        found_at = (negatives - below - equal) / negatives
+        area += float(np.sum(_found_until(fpr_limit, found_at, equal / negatives) / sizes[chunk]))
     return area / (regions * fpr_limit)
 
 

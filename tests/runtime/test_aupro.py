@@ -93,7 +93,7 @@ def test_pixels_that_touch_at_a_corner_are_one_defect() -> None:
     mask = np.eye(6, dtype=np.uint8)
     regions.append(np.zeros((6, 6), np.float32), mask)
     assert regions.regions == 1
-    assert regions.images[0][1].tolist() == [6] * 6
+    assert regions.sizes[0].tolist() == [6] * 6
 
 
 def test_groups_add_up_to_all_their_images() -> None:
