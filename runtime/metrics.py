@@ -27,6 +27,7 @@ __all__ = [
     "average_precision",
     "count_ranks",
     "rank_metrics",
+    "rank_runs",
 ]
 
 _RUN = 1 << 23
@@ -136,7 +137,7 @@ class PixelScores:
 
     def metrics(self) -> RankMetrics:
         """Return the exact metrics of all pixels appended so far."""
-        return rank_metrics(self.positive.runs(), self.negative.runs())
+        return rank_runs(self.positive.runs(), self.negative.runs())
 
     @staticmethod
     def joint_metrics(parts: Iterable[PixelScores]) -> RankMetrics:
@@ -144,7 +145,7 @@ class PixelScores:
         parts = list(parts)
         positive_runs = [run for part in parts for run in part.positive.runs()]
         negative_runs = [run for part in parts for run in part.negative.runs()]
-        return rank_metrics(positive_runs, negative_runs)
+        return rank_runs(positive_runs, negative_runs)
 
 
 def auroc(positive: NDArray[Any], negative: NDArray[Any]) -> float | None:
@@ -160,7 +161,7 @@ def auroc(positive: NDArray[Any], negative: NDArray[Any]) -> float | None:
     Raises:
         InputError: There is a NaN among the scores.
     """
-    return _metrics_of_arrays(positive, negative).auroc
+    return rank_metrics(positive, negative).auroc
 
 
 def average_precision(positive: NDArray[Any], negative: NDArray[Any]) -> float | None:
@@ -176,10 +177,27 @@ def average_precision(positive: NDArray[Any], negative: NDArray[Any]) -> float |
     Raises:
         InputError: There is a NaN among the scores.
     """
-    return _metrics_of_arrays(positive, negative).average_precision
+    return rank_metrics(positive, negative).average_precision
 
 
-def rank_metrics(positive_runs: Sequence[NDArray[Any]], negative_runs: Sequence[NDArray[Any]]) -> RankMetrics:
+def rank_metrics(positive: NDArray[Any], negative: NDArray[Any]) -> RankMetrics:
+    """Return both metrics for hardly more than the cost of one: the cost lies in the sorting.
+
+    Memory: a copy of the arrays and a fixed chunk.
+
+    Args:
+        positive: float32 or float64 scores of the anomalous, any shape; left as they are.
+        negative: Likewise of the normal.
+
+    Raises:
+        InputError: There is a NaN among the scores.
+    """
+    positive, negative = np.asarray(positive), np.asarray(negative)
+    dtype = np.float32 if positive.dtype == negative.dtype == np.float32 else np.float64
+    return rank_runs(_sorted_runs(positive, dtype), _sorted_runs(negative, dtype))
+
+
+def rank_runs(positive_runs: Sequence[NDArray[Any]], negative_runs: Sequence[NDArray[Any]]) -> RankMetrics:
     """Compute both metrics in one pass over the positives, of which one more copy is made.
 
     Args:
@@ -241,12 +259,6 @@ def _distinct(
     """Split sorted scores into the distinct ones, where each starts and how often it occurs."""
     starts = np.concatenate(([0], np.flatnonzero(scores[1:] != scores[:-1]) + 1))
     return scores[starts], starts, np.diff(starts, append=len(scores))
-
-
-def _metrics_of_arrays(positive: NDArray[Any], negative: NDArray[Any]) -> RankMetrics:
-    positive, negative = np.asarray(positive), np.asarray(negative)
-    dtype = np.float32 if positive.dtype == negative.dtype == np.float32 else np.float64
-    return rank_metrics(_sorted_runs(positive, dtype), _sorted_runs(negative, dtype))
 
 
 def _sorted_runs(scores: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -> list[NDArray[Any]]:

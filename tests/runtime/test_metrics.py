@@ -8,7 +8,14 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped]  # it ships no types
 
 from cada_edge.errors import InputError
-from cada_edge.runtime.metrics import PixelScores, ScoreRuns, auroc, average_precision, rank_metrics
+from cada_edge.runtime.metrics import (
+    PixelScores,
+    ScoreRuns,
+    auroc,
+    average_precision,
+    rank_metrics,
+    rank_runs,
+)
 
 Pair = tuple[np.ndarray, np.ndarray]
 Draw = Callable[[np.random.Generator], Pair]
@@ -80,6 +87,7 @@ def test_equals_scikit_learn(draw: Draw, dtype: type[np.floating]) -> None:
     wanted = by_scikit_learn(positive, normal)
     assert auroc(positive, normal) == pytest.approx(wanted[0], abs=1e-9)
     assert average_precision(positive, normal) == pytest.approx(wanted[1], abs=1e-9)
+    assert rank_metrics(positive, normal) == (auroc(positive, normal), average_precision(positive, normal))
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -158,7 +166,7 @@ def test_one_class_only_gives_none() -> None:
     for pair in [(empty, some), (some, empty), (empty, empty)]:
         assert auroc(*pair) is None
         assert average_precision(*pair) is None
-    assert rank_metrics([], [some]) == (None, None)
+    assert rank_runs([], [some]) == (None, None)
     assert PixelScores().metrics() == (None, None)
 
 
