@@ -6,6 +6,7 @@ Every export writes up to 64 frames with the scores, statistics and maps that fp
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,9 @@ def read_reference(path: Path) -> Reference:
         ModelMismatchError: It is missing, damaged or incomplete.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             return Reference(**{item.name: data[item.name] for item in dataclasses.fields(Reference)})
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ModelMismatchError(
             f"The reference file {path} cannot be read: {error}. It lies beside the model since its export: "
             "copy it again, or export the checkpoint again."

@@ -1,13 +1,19 @@
-"""Small data sets written to disk, one per layout, with names and extensions that trip a careless reader."""
+"""Small data sets on disk, one per layout, with names that trip a careless reader, and a model of known numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+
+from cada_edge.files import sha256_file
+from cada_edge.manifest import Manifest
+from cada_edge.runtime.parity import Reference, write_reference
+from cada_edge.runtime.preprocess import RESIZE_NAME
 
 PutImage = Callable[..., Path]
 
@@ -141,3 +147,106 @@ def folder_root(tmp_path: Path) -> Path:
     _put_mask(root / "masks/gear/bent tooth/a.png")
     _put_mask(root / "masks/scratch/a_mask.bmp")
     return root
+
+
+TINY_SIZE = 16
+"""Side of the tiny model's input, in pixels."""
+
+TINY_STATS = (0.1, 0.6)
+"""u^ and guarded g^ that the tiny model gives for every frame."""
+
+
+def _write_tiny_model(path: Path, **changes: Any) -> Path:
+    """Write a model file that is no network, but gives known numbers, with manifest and reference file.
+
+    anomaly_map is the mean of the three channels / 255, score its mean, stats are `TINY_STATS`.
+    """
+    onnx = pytest.importorskip("onnx", reason="the package onnx writes the tiny model file: pip install onnx")
+    from onnx import TensorProto, helper
+
+    side = TINY_SIZE
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["float", "white"], ["unit"]),
+        helper.make_node("ReduceMean", ["unit", "channels"], ["anomaly_map"], keepdims=0),
+        helper.make_node("ReduceMean", ["anomaly_map", "pixels"], ["mean"], keepdims=1),
+        helper.make_node("Squeeze", ["mean", "pixels"], ["score"]),
+        helper.make_node("Squeeze", ["mean", "columns"], ["column"]),
+        helper.make_node("Mul", ["column", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "constants"], ["stats"]),
+    ]
+    float_type, int_type = TensorProto.FLOAT, TensorProto.INT64
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["batch", side, side, 3])],
+        [
+            helper.make_tensor_value_info("score", float_type, ["batch"]),
+            helper.make_tensor_value_info("anomaly_map", float_type, ["batch", side, side]),
+            helper.make_tensor_value_info("stats", float_type, ["batch", 2]),
+        ],
+        [
+            helper.make_tensor("white", float_type, [], [255.0]),
+            helper.make_tensor("channels", int_type, [1], [3]),
+            helper.make_tensor("pixels", int_type, [2], [1, 2]),
+            helper.make_tensor("columns", int_type, [1], [2]),
+            helper.make_tensor("zero", float_type, [], [0.0]),
+            helper.make_tensor("constants", float_type, [1, 2], list(TINY_STATS)),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    reference = path.with_name(f"{path.stem}.reference.npz")
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (5, side, side, 3), np.uint8)
+    maps = frames.astype(np.float32).mean(3) / 255
+    write_reference(
+        reference,
+        Reference(
+            frames,
+            maps.mean((1, 2)),
+            np.tile(np.float32(TINY_STATS), (5, 1)),
+            maps.astype(np.float16),
+            np.array([0, 0, 0, 1, -1], np.int8),
+        ),
+    )
+    values: dict[str, Any] = {
+        "model_file": path.name,
+        "model_sha256": sha256_file(path),
+        "format": "onnx",
+        "precision": "fp32",
+        "base": "revdist",
+        "encoder": "none",
+        "input_hw": (side, side),
+        "resize": RESIZE_NAME,
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+        "alignment": "cada",
+        "range_floor": 0.25,
+        "smoothing": {"kernel": 1, "sigma": 4.0, "padding": "zero"},
+        "top_fraction": 1.0,
+        "checkpoint_sha256": "0" * 64,
+        "data_fingerprint": "0" * 64,
+        "recipe": "default",
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "versions": {},
+        "threshold": 0.5,
+        "reference_file": reference.name,
+        "reference_sha256": sha256_file(reference),
+    }
+    Manifest(**{**values, **changes}).write(path)
+    return path
+
+
+@pytest.fixture
+def write_tiny_model() -> Callable[..., Path]:
+    """Write the tiny model: ``write_tiny_model(path, threshold=None)`` with changed manifest fields."""
+    return _write_tiny_model
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """A model file whose numbers are known, with manifest and reference file."""
+    return _write_tiny_model(tmp_path / "model" / "tiny.onnx")

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cada_edge.errors import ConfigError, ImageReadError, SourceError
+from cada_edge.manifest import Manifest, manifest_path
+from cada_edge.runtime.calibrate import calibrate
+
+
+@pytest.fixture
+def normals(tmp_path: Path) -> Path:
+    """Nineteen flat grey images of 10, 20 .. 190: scores 10/255 .. 190/255."""
+    folder = tmp_path / "normal"
+    folder.mkdir()
+    for number in range(1, 20):
+        cv2.imwrite(str(folder / f"{number:02d}.png"), np.full((20, 20, 3), number * 10, np.uint8))
+    return folder
+
+
+def test_threshold_is_the_conformal_quantile_and_only_the_manifest_changes(tiny_model: Path, normals: Path) -> None:
+    model = tiny_model.read_bytes()
+    before = Manifest.read(tiny_model)
+    result = calibrate(tiny_model, normals, false_alarm_rate=0.1)
+    # ceil(20 * 0.9) = 18th smallest of 19.
+    assert result.threshold == pytest.approx(180 / 255, abs=1e-6)
+    assert result.warning is None
+    after = Manifest.read(tiny_model)
+    assert tiny_model.read_bytes() == model
+    assert after.threshold == result.threshold
+    assert after.calibration == result.calibration
+    assert (result.calibration.images, result.calibration.images_needed) == (19, 9)
+    assert before.model_sha256 == after.model_sha256
+    assert before.range_floor == after.range_floor
+
+
+def test_too_few_images_give_the_maximum_and_a_warning(tiny_model: Path, normals: Path) -> None:
+    result = calibrate(tiny_model, normals)
+    assert result.threshold == pytest.approx(190 / 255, abs=1e-6)
+    assert result.warning is not None
+    assert result.calibration.supported_false_alarm_rate == pytest.approx(1 / 20)
+    assert "199 are needed" in result.to_text()
+
+
+def test_pixel_quantile(tiny_model: Path, normals: Path) -> None:
+    result = calibrate(tiny_model, normals, false_alarm_rate=0.1, pixel_quantile=0.5)
+    assert result.pixel_threshold == pytest.approx(100 / 255, abs=1e-6)
+    assert Manifest.read(tiny_model).pixel_threshold == result.pixel_threshold
+    with pytest.raises(ConfigError, match=r"pixel_quantile 1.5 came"):
+        calibrate(tiny_model, normals, pixel_quantile=1.5)
+
+
+def test_bad_images_leave_the_manifest_as_it_was(
+    tiny_model: Path, normals: Path, tmp_path: Path, put_image: Callable[..., Path]
+) -> None:
+    text = manifest_path(tiny_model).read_text()
+    with pytest.raises(SourceError):
+        calibrate(tiny_model, tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError):
+        calibrate(tiny_model, tmp_path / "empty")
+    (normals / "broken.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ImageReadError, match="broken.png"):
+        calibrate(tiny_model, normals)
+    assert manifest_path(tiny_model).read_text() == text

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cada_edge.errors import ConfigError
+from cada_edge.trainer.config import AlignerConfig, SmoothingConfig, TrainConfig, from_dict, load_yaml
+
+
+def test_defaults_are_the_papers_recipe() -> None:
+    config = TrainConfig()
+    assert (config.encoder, config.size, config.iterations, config.batch_size) == (
+        "wide_resnet50_2.tv_in1k",
+        256,
+        5_000,
+        16,
+    )
+    assert (config.learning_rate, config.weight_decay, config.decoder_activation) == (2e-3, 1e-5, "gelu")
+    aligner = config.aligner
+    assert (aligner.learning_rate, aligner.momentum, aligner.weight_decay) == (5e-2, 0.9, 1e-4)
+    assert (aligner.convolutions, aligner.linears, aligner.hidden, aligner.dropout, aligner.beta) == (1, 2, 256, 0.25, 0.1)
+
+
+def test_round_trip_through_plain_values() -> None:
+    config = TrainConfig(size=128, aligner=AlignerConfig(dropout=0.5), smoothing=SmoothingConfig(padding="reflect"))
+    assert from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"iterationz": 3}, r"unknown key iterationz. Did you mean iterations\?"),
+        ({"aligner": {"dropuot": 0.1}}, r"unknown key aligner.dropuot. Did you mean aligner.dropout\?"),
+        ({"base": "revdits"}, r"base 'revdits' came; wanted one of revdist. Did you mean revdist\?"),
+        ({"size": 100}, "size 100 came; wanted a multiple of 32"),
+        ({"iterations": 0}, "iterations 0 came; wanted a number above 0. Pass --iterations"),
+        ({"learning_rate": "fast"}, "learning_rate 'fast' came; wanted a number above 0"),
+        ({"false_alarm_rate": 1.0}, "false_alarm_rate 1.0 came"),
+        ({"top_fraction": 2}, "top_fraction 2 came; wanted a number from 0.0 to 1.0"),
+        ({"threads": 0}, "threads 0 came"),
+        ({"smoothing": {"kernel": 4}}, "smoothing kernel 4 came; wanted an odd number"),
+        ({"smoothing": {"sigma": 0.0}}, "smoothing sigma 0.0 came"),
+        ({"smoothing": {"padding": "wrap"}}, "smoothing padding 'wrap' came"),
+        ({"aligner": {"kernel": 2}}, "aligner kernel 2 came; wanted 1 or 3"),
+        ({"aligner": {"linears": 4}}, "linears 4 came; wanted a number from 1 to 3"),
+    ],
+)
+def test_impossible_values_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_dict(values)
+
+
+def test_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text("size: 128\naligner:\n  dropout: 0.5\n")
+    assert from_dict(load_yaml(path)) == TrainConfig(size=128, aligner=AlignerConfig(dropout=0.5))
+    path.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="holds a list; wanted 'name: value' pairs"):
+        load_yaml(path)
+    path.write_text("a: [\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_yaml(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_yaml(tmp_path / "missing.yaml")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from cada_edge.errors import ConfigError, InputError
+from cada_edge.trainer.encoders import build_encoder
+from cada_edge.trainer.revdist import RevDist
+
+
+def _state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    return timm.create_model("resnet18", pretrained=False).state_dict()
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenetv3_small_100", "efficientnet_b0", "convnext_atto", "resnet50"]
+)
+def test_any_timm_cnn_with_maps_at_strides_4_8_16(name: str) -> None:
+    encoder, _ = build_encoder(name, "random")
+    model = RevDist(encoder).eval()
+    with torch.no_grad():
+        features = model.encode(torch.zeros(1, 3, 64, 64))
+        maps, bottleneck = model.maps_on(features)
+    assert [feature.shape[1] for feature in features] == list(encoder.channels)
+    assert [tuple(item.shape) for item in maps] == [(1, 16, 16), (1, 8, 8), (1, 4, 4)]
+    assert tuple(bottleneck.shape) == (1, 2 * encoder.channels[2], 2, 2)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", "-wrapped.pth"])
+def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
+    state = _state()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    elif suffix == ".pth":
+        torch.save(state, path)  # torchvision's and timm's ResNets share their keys
+    else:
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    encoder, fingerprint = build_encoder("resnet18", str(path))
+    assert len(fingerprint) == 64
+    loaded = encoder.network.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+
+def test_half_precision_weights_become_fp32(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    save_file({key: value.half() if value.is_floating_point() else value for key, value in _state().items()}, path)
+    encoder, _ = build_encoder("resnet18", str(path))
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), path)
+    build_encoder("resnet34", str(path))
+    with pytest.raises(InputError, match=r"does not fit the encoder: 0 of \d+ tensors missing|does not fit the encoder"):
+        build_encoder("resnet50", str(path))
+    (tmp_path / "cut.safetensors").write_bytes(b"12345")
+    with pytest.raises(InputError, match="cut.safetensors cannot be read"):
+        build_encoder("resnet18", str(tmp_path / "cut.safetensors"))
+    with pytest.raises(InputError, match="no weights file at .*check --encoder-weights"):
+        build_encoder("resnet18", str(tmp_path / "none.pth"))
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "code.pth"
+    torch.save({"conv1.weight": Path("anything")}, path)
+    with pytest.raises(InputError, match="cannot be read"):
+        build_encoder("resnet18", str(path))
+
+
+def test_unknown_names_are_refused_with_similar_ones() -> None:
+    with pytest.raises(ConfigError, match="'resnet19' is not known to timm .* Similar: .*resnet"):
+        build_encoder("resnet19", "random")
+
+
+def test_networks_without_a_pyramid_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no feature maps at strides \(4, 8, 16\)"):
+        build_encoder("vit_tiny_patch16_224", "random")
+
+
+def test_a_failed_download_says_how_to_bring_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def offline(name: str, *args: object, pretrained: bool = False, **options: object) -> object:
+        if pretrained:
+            raise OSError("no route to the hub")
+        return create(name, *args, pretrained=False, **options)  # type: ignore[arg-type]
+
+    # The download itself is the one thing replaced: tests have no network.
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"could not be downloaded \(OSError: no route.*--encoder-weights encoder.pth"):
+        build_encoder("resnet18.tv_in1k")
