@@ -1,0 +1,36 @@
+"""A small trained checkpoint for the exporter's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cada_edge.runtime.datasets import index_dataset
+from cada_edge.trainer.config import AlignerConfig, TrainConfig
+from cada_edge.trainer.fit import fit
+from cada_edge.trainer.synthetic import KINDS, SyntheticConfig, write_line
+
+
+@pytest.fixture(scope="session")
+def small_line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two kinds at 64 pixels in the MVTec layout."""
+    config = SyntheticConfig(
+        size=64, train_per_kind=12, test_normal_per_kind=2, test_anomalous_per_kind=2, kinds=KINDS[:2]
+    )
+    return write_line(tmp_path_factory.mktemp("line") / "small", config)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_line: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-18 with random encoder, trained for a few steps."""
+    config = TrainConfig(
+        encoder="resnet18",
+        encoder_weights="random",
+        size=64,
+        iterations=8,
+        batch_size=4,
+        aligner=AlignerConfig(iterations=50, batch_size=8),
+        device="cpu",
+    )
+    return fit(index_dataset(small_line), tmp_path_factory.mktemp("runs") / "small", config).checkpoint
