@@ -19,6 +19,7 @@ import click
 
 from cada_edge import __version__
 from cada_edge.errors import CadaEdgeError
+from cada_edge.extras import require_extra
 from cada_edge.options import config_options, given
 from cada_edge.trainer.config import RECIPES, TrainConfig
 
@@ -119,6 +120,7 @@ def train(
     **values: Any,
 ) -> None:
     """Train on the good parts in DATA, all kinds mixed, no labels."""
+    require_extra("Training", "torch", "train")
     from cada_edge.runtime.datasets import index_dataset
     from cada_edge.trainer.config import from_dict, load_yaml
     from cada_edge.trainer.fit import fit
@@ -165,6 +167,7 @@ def evaluate(model: Path, data: Path, layout: str, as_json: bool, **options: Any
 
     index = index_dataset(data, layout=layout)
     if model.suffix in (".pt", ".pth"):
+        require_extra("Evaluating a checkpoint", "torch", "train")
         from cada_edge.trainer.evaluate_checkpoint import evaluate_checkpoint
 
         evaluation = evaluate_checkpoint(
@@ -232,6 +235,7 @@ def export(
     as_json: bool,
 ) -> None:
     """Export CHECKPOINT to one file with everything fused in, and check it against PyTorch."""
+    require_extra("Exporting", "torch", "train")
     from cada_edge.export.to_onnx import ExportConfig, export_onnx
     from cada_edge.runtime.datasets import index_dataset
 
@@ -332,6 +336,7 @@ def inspect(model: Path, as_json: bool) -> None:
 @_json
 def demo(out: Path, as_json: bool, **options: Any) -> None:
     """Draw a mixed line, train, export, stream, and write a report."""
+    require_extra("The demo", "torch", "train")
     from cada_edge.benchmarks.demo import DemoConfig, run_demo
     from cada_edge.trainer.progress import ProgressBars
 

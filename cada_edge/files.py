@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cada_edge.errors import OutputError
+from cada_edge.errors import CadaEdgeError, OutputError
 
 __all__ = ["atomic_path", "sha256_file", "write_atomic"]
 
@@ -52,6 +52,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except CadaEdgeError:
+        raise
     except OSError as error:
         raise OutputError(
             f"Cannot write {path}: {error.strerror or error}. "

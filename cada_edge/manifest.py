@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -181,37 +183,34 @@ class Manifest:
             ManifestError: Not a manifest, incomplete, with unknown keys, or of another schema.
         """
         version = data.get("schema_version") if isinstance(data, dict) else None
-        if not isinstance(version, int):
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ManifestError(
-                f"{where} is no cada-edge manifest: it has no schema_version. Export the checkpoint again."
+                f"{where} is no cada-edge manifest: its schema_version is {version!r}. Export the checkpoint again."
             )
         if version > SCHEMA_VERSION:
             raise ManifestError(
                 f"{where} has schema {version}; this cada-edge reads up to schema {SCHEMA_VERSION}. "
                 "Upgrade it with: pip install --upgrade cada-edge"
             )
-        data = dict(data)
-        for name, record in (("calibration", Calibration), ("parity", Parity)):
-            if data.get(name) is not None:
-                data[name] = _record(record, data[name], where=f"{where}, {name}")
-        for name in ("input_hw", "mean", "std"):
-            if isinstance(data.get(name), list):
-                data[name] = tuple(data[name])
         manifest = _record(cls, data, where=str(where))
         manifest._validate(str(where))
         return manifest
 
     def _validate(self, where: str) -> None:
-        sizes_fit = len(self.input_hw) == 2 and all(isinstance(side, int) and side > 0 for side in self.input_hw)
-        if not sizes_fit:
-            raise ManifestError(
-                f"{where} gives input_hw {self.input_hw}; wanted two positive whole numbers. Export the checkpoint again."
-            )
-        if self.threshold is not None and not isinstance(self.threshold, (int, float)):
-            raise ManifestError(
-                f"{where} gives the threshold {self.threshold!r}; wanted a number or null. "
-                "Set it again with: cada-edge calibrate MODEL NORMAL_IMAGES"
-            )
+        """Refuse values that no export writes: a wrong one here would be a wrong verdict on the line."""
+        positive = self.input_hw[0] > 0 and self.input_hw[1] > 0
+        wrong = {
+            "input_hw": not positive,
+            "std": not all(value > 0 for value in self.std),
+            "range_floor": not self.range_floor > 0,
+            "top_fraction": not 0 <= self.top_fraction <= 1,
+            "model_sha256": not _SHA256.fullmatch(self.model_sha256),
+            "model_file": Path(self.model_file).name != self.model_file,
+            "reference_file": self.reference_file is not None and Path(self.reference_file).name != self.reference_file,
+        }
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                raise _unusable(where, name, getattr(self, name), _MEANINGS[name])
 
     def check_model_file(self, model_path: str | Path) -> None:
         """Compare the model file's SHA-256 with the manifest's.
@@ -236,7 +235,13 @@ def manifest_path(model_path: str | Path) -> Path:
     return model_path.with_name(model_path.name + ".json")
 
 
+def _unusable(where: str, name: str, value: Any, wanted: str) -> ManifestError:
+    again = "cada-edge calibrate MODEL NORMAL_IMAGES" if name in _CALIBRATED else "cada-edge export checkpoint.pt"
+    return ManifestError(f"{where} gives {name} = {value!r}; wanted {wanted}. Write it again with: {again}")
+
+
 def _record(cls: type[_T], data: Any, *, where: str) -> _T:
+    """Make a record of parsed JSON, each value checked against its annotation."""
     if not isinstance(data, dict):
         raise ManifestError(f"{where} is damaged: a {type(data).__name__} came where an object was wanted.")
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -252,4 +257,44 @@ def _record(cls: type[_T], data: Any, *, where: str) -> _T:
     ]
     if missing:
         raise ManifestError(f"{where} lacks {', '.join(missing)}. Copy it again, or export the checkpoint again.")
-    return cls(**data)
+    return cls(**{name: _value(str(fields[name].type), name, value, where) for name, value in data.items()})
+
+
+def _value(annotation: str, name: str, value: Any, where: str) -> Any:
+    """Check one value against its annotation; lists become tuples where those are wanted."""
+    kind, _, optional = annotation.partition(" | ")
+    if value is None and optional:
+        return None
+    if kind in _RECORDS:
+        return _record(_RECORDS[kind], value, where=f"{where}, {name}")
+    if kind.startswith("tuple["):
+        kinds = kind.removeprefix("tuple[").removesuffix("]").split(", ")
+        if isinstance(value, (list, tuple)) and len(value) == len(kinds):
+            return tuple(_value(inner, name, item, where) for inner, item in zip(kinds, value, strict=True))
+        raise _unusable(where, name, value, f"{len(kinds)} numbers")
+    fits = {
+        "str": isinstance(value, str),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value),
+    }.get(kind, isinstance(value, dict))
+    if not fits:
+        wanted = {"str": "a text", "int": "a whole number", "float": "a finite number"}.get(kind, "an object")
+        raise _unusable(where, name, value, wanted + (" or null" if optional else ""))
+    return value
+
+
+_RECORDS: dict[str, type[Any]] = {"Calibration": Calibration, "Parity": Parity}
+
+_CALIBRATED = ("threshold", "pixel_threshold", "calibration")
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+_MEANINGS = {
+    "input_hw": "two positive whole numbers",
+    "std": "three numbers above 0",
+    "range_floor": "a number above 0",
+    "top_fraction": "a number from 0 to 1",
+    "model_sha256": "64 hexadecimal digits",
+    "model_file": "a file name without folders",
+    "reference_file": "a file name without folders, or null",
+}
