@@ -16,7 +16,7 @@ from cada_edge.runtime.evaluation import Evaluation
 __all__ = ["VARIANTS", "DemoResult", "Example", "VariantResult"]
 
 VARIANTS = ("none", "cada", "class-aware")
-"""Alignments that the demo compares, in the report's order; class-aware, a reference, knows each part's kind."""
+"""Alignments that the demo compares, in the report's order; class-aware, a reference, knows each kind."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class DemoResult:
     report: Path
     """Where the report is (to be) written."""
     average_range: tuple[float, float] | None = None
-    """Mean and maximum of a normal image's unaligned map, averaged over the training images: what the heat-maps
-    of `none` show as 0 and 1. None: taken from the good examples instead."""
+    """Mean and maximum of a normal image's unaligned map, averaged over the training images: what the
+    heat-maps of `none` show as 0 and 1. None: taken from the good examples instead."""
     notes: tuple[str, ...] = field(default=())
     """Sentences that the report must show, as the threshold's warning."""

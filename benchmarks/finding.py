@@ -37,39 +37,38 @@ def describe_finding(result: DemoResult) -> list[str]:
 
 
 def _main_finding(result: DemoResult) -> str:
-    kinds = len(set(result.categories))
     done = (
-        f"One model learned {kinds} kinds of parts at once from unlabelled images of good parts, "
-        "and CADA aligned its scores"
+        f"One model learned {len(set(result.categories))} kinds of parts at once from unlabelled images of "
+        f"good parts, and CADA aligned its scores: on {_describe_images(result)} the mixed I-AUROC"
     )
-    tested = _describe_images(result)
     before = result.variants["none"].evaluation.mixed["i_auroc"]
     after = result.variants["cada"].evaluation.mixed["i_auroc"]
     if before is None or after is None:
-        missing = "none" if before is None else "cada"
-        reason = result.variants[missing].evaluation.reasons.get("mixed.i_auroc", "no reason was recorded")
-        return (
-            f"{done}: what that changed cannot be told on {tested}, for there is no mixed I-AUROC: {reason}"
-        )
+        missing = result.variants["none" if before is None else "cada"].evaluation
+        return f"{done} is not known: {missing.reasons.get('mixed.i_auroc', 'no reason was recorded')}."
     digits = decimals_for(result)
     change = after - before
+    interval = _describe_interval(result, digits)
     if round(change, digits) == 0:
-        sentence = f"{done}: the mixed I-AUROC stayed at {after:.{digits}f} % on {tested}"
-    else:
-        verb = "rose" if change > 0 else "fell"
-        sentence = (
-            f"{done}: the mixed I-AUROC {verb} from {before:.{digits}f} % to {after:.{digits}f} % on {tested}, "
-            f"{abs(change):.{digits}f} points {'better' if change > 0 else 'worse'} than without alignment"
-        )
+        return f"{done} stayed at {after:.{digits}f} %{interval}."
+    moved = (
+        f"from {before:.{digits}f} % to {after:.{digits}f} %, by {abs(change):.{digits}f} "
+        f"{'point' if f'{abs(change):.{digits}f}' == '1' else 'points'}{interval}"
+    )
+    if change < 0:
+        return f"{done} fell {moved}: alignment made it worse."
+    return f"{done} rose {moved}."
+
+
+def _describe_interval(result: DemoResult, digits: int) -> str:
     interval = auroc_difference(
         result.variants["none"].scores, result.variants["cada"].scores, anomalous=result.anomalous
     )
     if interval is None:
-        return f"{sentence}."
+        return ""
     low, high = interval
-    ends = f"95 % interval of the change: {signed(low, digits)} to {signed(high, digits)} points"
-    doubt = "; as it includes zero, this may be chance" if low <= 0 <= high else ""
-    return f"{sentence} ({ends}{doubt})."
+    doubt = "; this may be chance" if low <= 0 <= high else ""
+    return f" (95 % interval {signed(low, digits)} to {signed(high, digits)}{doubt})"
 
 
 def _cost_of_mixing(result: DemoResult) -> list[str]:
@@ -82,15 +81,15 @@ def _cost_of_mixing(result: DemoResult) -> list[str]:
             return []
         costs[name] = averaged - mixed
     sentence = (
-        f"Ranking all kinds together instead of each alone costs {costs['none']:.{digits}f} points of I-AUROC without "
-        f"alignment and {costs['cada']:.{digits}f} with it"
+        "Ranking all kinds together instead of each alone costs "
+        f"{costs['none']:.{digits}f} points of I-AUROC without alignment and {costs['cada']:.{digits}f} with it"
     )
     reference = result.variants["class-aware"].evaluation.mixed["i_auroc"]
     if reference is None:
         return [f"{sentence}."]
     return [
-        f"{sentence}; class-aware alignment, the reference that is told each part's kind, has a mixed I-AUROC of "
-        f"{reference:.{digits}f} %."
+        f"{sentence}; class-aware alignment, the reference that is told each part's kind, reaches "
+        f"{reference:.{digits}f} % mixed."
     ]
 
 
@@ -104,8 +103,9 @@ def _alarm_counts(result: DemoResult) -> list[str]:
     if alarms["none"] is None or alarms["cada"] is None:
         return []
     sentence = (
-        f"At the one threshold, set on held-out good parts, {alarms['none'][0]} of {alarms['none'][1]} good test parts "
-        f"raise a false alarm without alignment and {alarms['cada'][0]} with it"
+        "At the one threshold, set on held-out good parts, "
+        f"{alarms['none'][0]} of {alarms['none'][1]} good test parts raise a false alarm without alignment "
+        f"and {alarms['cada'][0]} with it"
     )
     if found["none"] is None or found["cada"] is None:
         return [f"{sentence}."]
@@ -179,6 +179,16 @@ def signed(value: float, digits: int) -> str:
     if round(value, digits) == 0:
         return f"{0:.{digits}f}"
     return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def significant(value: float) -> str:
+    """Return a number in three significant digits, trailing zeros kept.
+
+    Example:
+        >>> significant(1.1), significant(0.0488), significant(15230.0)
+        ('1.10', '0.0488', '15230')
+    """
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def auroc_difference(

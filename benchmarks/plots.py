@@ -1,0 +1,223 @@
+"""Figures of a demo run: score distributions and latency, each as its own `Figure` without pyplot."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from cada_edge.benchmarks.demo_result import DemoResult
+from cada_edge.benchmarks.finding import significant
+
+__all__ = [
+    "DARK",
+    "FONT_PT",
+    "LIGHT",
+    "WIDTH_IN",
+    "Theme",
+    "draw_latency",
+    "draw_scores",
+    "order_kinds",
+    "shorten",
+    "to_png",
+]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one appearance; blue against orange, for colour-blind eyes."""
+
+    paper: str
+    """Background."""
+    ink: str
+    """Text and the threshold."""
+    faint: str
+    """Axes and row bands."""
+    normal: str
+    """Good parts."""
+    anomalous: str
+    """Defective parts."""
+
+
+LIGHT = Theme(paper="#ffffff", ink="#1c2128", faint="#e3e6ea", normal="#2468b4", anomalous="#d9541e")
+DARK = Theme(paper="#14171b", ink="#dfe3e8", faint="#2b3037", normal="#6cb0f5", anomalous="#ff9455")
+
+WIDTH_IN = 5.0
+"""Width of a figure: at its natural size on a phone, and two of them beside each other on a desk."""
+FONT_PT = 9.0
+"""Size of the text."""
+
+_DPI = 200
+_LABEL_LENGTH = 16
+
+
+def order_kinds(result: DemoResult) -> list[str]:
+    """Return the kinds by their median normal score without alignment, lowest first.
+
+    Kinds without normal images come last.
+    """
+    categories = np.array(result.categories)
+    scores = result.variants["none"].scores
+    medians = {}
+    for kind in sorted(set(result.categories)):
+        normal = scores[(categories == kind) & ~result.anomalous]
+        medians[kind] = float(np.median(normal)) if normal.size else float("inf")
+    return sorted(medians, key=lambda kind: medians[kind])
+
+
+def draw_scores(result: DemoResult, variant: str, *, theme: Theme = LIGHT) -> Figure:
+    """Draw every image's score, kind by kind, good above defective, with the one threshold through all kinds.
+
+    In the manner of the paper's Fig. 5.
+
+    Args:
+        result: What was measured.
+        variant: Whose scores.
+        theme: Colours.
+    """
+    kinds = order_kinds(result)
+    measured = result.variants[variant]
+    figure, axes = _blank(theme, height_in=0.95 + 0.36 * len(kinds))
+    categories = np.array(result.categories)
+    for row, kind in enumerate(kinds):
+        if row % 2 == 0:
+            axes.axhspan(row - 0.5, row + 0.5, color=theme.faint, alpha=0.45, linewidth=0)
+        for is_anomalous, offset, colour in ((False, -0.2, theme.normal), (True, 0.2, theme.anomalous)):
+            scores = measured.scores[(categories == kind) & (result.anomalous == is_anomalous)]
+            _draw_strip(axes, scores, row + offset, colour)
+    axes.axvline(measured.threshold, color=theme.ink, linewidth=1.2, linestyle=(0, (5, 2)))
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.set_yticks(range(len(kinds)), [shorten(kind) for kind in kinds])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(_scale_scores(axes, measured.scores, measured.threshold))
+    axes.annotate(
+        f"threshold {significant(measured.threshold)}",
+        (measured.threshold, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=FONT_PT,
+        color=theme.ink,
+    )
+    return figure
+
+
+def draw_latency(
+    latency_ms: NDArray[np.float64], *, percentiles: Iterable[int] = (50, 90, 99), theme: Theme = LIGHT
+) -> Figure:
+    """Draw the histogram of the frames' latencies with their percentiles.
+
+    Args:
+        latency_ms: (N,), N >= 1.
+        percentiles: Which to mark, rising.
+        theme: Colours.
+    """
+    figure, axes = _blank(theme, height_in=2.3)
+    axes.hist(latency_ms, bins=min(60, max(10, len(latency_ms) // 5)), color=theme.normal, linewidth=0)
+    top = 1.02
+    for percentile in percentiles:
+        value = float(np.percentile(latency_ms, percentile))
+        axes.axvline(value, color=theme.ink, linewidth=1.0, linestyle=(0, (5, 2)))
+        axes.annotate(
+            f"p{percentile}",
+            (value, top),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=FONT_PT,
+            color=theme.ink,
+        )
+        top += 0.09
+    axes.set_xlim(left=0)
+    axes.set_xlabel("frame to detection, ms")
+    axes.set_ylabel("frames")
+    return figure
+
+
+def to_png(drawing: Figure | NDArray[np.uint8]) -> bytes:
+    """Return a figure, or an RGBA image at one pixel a pixel, as a PNG file's bytes.
+
+    Args:
+        drawing: A figure, or uint8 (H, W, 4).
+    """
+    buffer = io.BytesIO()
+    # Without the program's name in it, the same drawing gives the same bytes.
+    metadata: dict[str, Any] = {"Software": None}
+    if isinstance(drawing, Figure):
+        FigureCanvasAgg(drawing)
+        with warnings.catch_warnings():
+            # A kind's name may be in any script; the box in its place is no reason to fail.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            drawing.savefig(buffer, format="png", dpi="figure", metadata=metadata)
+    else:
+        imsave(buffer, drawing, format="png", metadata=metadata)
+    return buffer.getvalue()
+
+
+def shorten(name: str) -> str:
+    """Cut a name to the length that a label has room for."""
+    return name if len(name) <= _LABEL_LENGTH else name[: _LABEL_LENGTH - 1] + "…"
+
+
+def _blank(theme: Theme, *, height_in: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=_DPI, facecolor=theme.paper, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor(theme.paper)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(theme.ink)
+    axes.tick_params(colors=theme.ink, labelsize=FONT_PT)
+    axes.xaxis.label.set(color=theme.ink, fontsize=FONT_PT)
+    axes.yaxis.label.set(color=theme.ink, fontsize=FONT_PT)
+    return figure, axes
+
+
+def _draw_strip(axes: Axes, scores: NDArray[np.float32], height: float, colour: str) -> None:
+    """Draw every score as a point and their median as a stroke."""
+    if not scores.size:
+        return
+    # Points step up and down by the golden ratio: neighbours in score lie apart, the same in each run.
+    steps = np.arange(len(scores)) * 0.618034 % 1 - 0.5
+    order = np.argsort(scores, kind="stable")
+    area = 14.0 if len(scores) <= 40 else 6.0
+    axes.scatter(
+        scores[order],
+        height + 0.24 * steps,
+        s=area,
+        color=colour,
+        alpha=0.55,
+        linewidths=0,
+        clip_on=False,
+        zorder=3,
+    )
+    axes.vlines(float(np.median(scores)), height - 0.17, height + 0.17, color=colour, linewidth=2.0, zorder=4)
+
+
+def _scale_scores(axes: Axes, scores: NDArray[np.float32], threshold: float) -> str:
+    """Fit the score axis and name it; a few far scores that would squeeze the rest get a logarithmic end."""
+    values = np.append(np.asarray(scores, np.float64), threshold)
+    low, high = float(values.min()), float(values.max())
+    most = max(float(np.quantile(values, 0.95)), threshold)
+    if most <= 0 or high - low < 3 * (most - low):
+        margin = 0.03 * (high - low) or 0.5
+        axes.set_xlim(low - margin, high + margin)
+        return "score"
+    axes.set_xscale("symlog", linthresh=most, linscale=2.5)
+    axes.set_xlim(low - 0.05 * (most - low), 1.3 * high)
+    ticks = [tick for tick in MaxNLocator(4).tick_values(low, most) if low <= tick <= most]
+    axes.set_xticks([*ticks, high], [f"{tick:.3g}" for tick in (*ticks, high)])
+    axes.minorticks_off()
+    return f"score (logarithmic above {most:.3g})"
