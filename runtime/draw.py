@@ -76,7 +76,7 @@ def draw(
         levels = _levels(anomaly_map, low, high)
         weights = np.linspace(0, opacity, 256, dtype=np.float32)
         colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
-        canvas = cv2.blendLinear(colours, canvas, weights[levels], 1 - weights[levels])
+        canvas = cv2.blendLinear(colours, canvas, cv2.LUT(levels, weights), cv2.LUT(levels, 1 - weights))
         if detection.pixel_threshold is not None:
             _outline(cv2, canvas, anomaly_map > detection.pixel_threshold)
     if show_text:
@@ -149,7 +149,7 @@ def _banner(cv2: ModuleType, canvas: NDArray[np.uint8], detection: Detection) ->
     height, width = canvas.shape[:2]
     cap_height = max(_MIN_CAP_HEIGHT, 0.03 * min(height, width))
     scale = cap_height / _CAP_HEIGHT
-    thickness = max(1, round(cap_height / 9))
+    thickness = max(1, round(cap_height / 11))
     margin = max(2, round(0.6 * cap_height))
     band = round(cap_height) + 2 * margin
     if band > height / 3:

@@ -17,6 +17,10 @@ _COUNT_TOLERANCE = 0.01
 """Share of its frames by which a sound video may fall short of its own count: some containers round it from
 duration and rate. Never below two frames."""
 
+_MAX_DAMAGED = 250
+"""Failed grabs in a row after which a video has ended. FFmpeg answers a damaged frame as it answers the end,
+and only the frames behind it tell the two apart."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -40,18 +44,19 @@ class VideoSource(Source):
             self._capture.release()
             raise SourceError(
                 f"The file {path} ({path.stat().st_size} bytes) came; wanted a video that OpenCV can open, "
-                f"or an image named as one ({', '.join(IMAGE_SUFFIXES)}). Rename an image; convert a video to "
-                ".mp4 or .avi."
+                f"or an image named as one ({', '.join(IMAGE_SUFFIXES)}). Rename an image; convert a video "
+                "to .mp4 or .avi."
             )
+        self._claimed = int(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT))
+        self._damaged = 0
         # The first frame is grabbed now, so that an empty video fails where it is opened.
-        self._grabbed = bool(self._capture.grab())
+        self._grabbed = self._grab()
         if not self._grabbed:
             self._capture.release()
             raise SourceError(
-                f"The video {path} ({path.stat().st_size} bytes) opens but holds no frame; wanted at least "
-                "one. It was cut short, or OpenCV lacks its codec: record it again or convert it to .mp4."
+                f"The video {path} ({path.stat().st_size} bytes) opens but holds no whole frame; wanted at "
+                "least one. It was cut short or its codec is unknown here: record it again or convert it."
             )
-        self._claimed = int(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT))
 
     @property
     def length(self) -> int | None:
@@ -61,17 +66,32 @@ class VideoSource(Source):
     def _read(self) -> Frame | ImageReadError | None:
         if self._ended:
             return None
-        if not self._grabbed and not self._capture.grab():
+        if not self._grabbed and not self._grab():
             self._end()
             return None
-        self._grabbed = False
-        decoded, image = self._capture.retrieve()
-        if not decoded or image is None or image.size == 0:
+        image = None
+        if self._damaged:
+            self._grabbed = True
+            self._damaged -= 1
+        else:
+            self._grabbed = False
+            _, image = self._capture.retrieve()
+        if image is None or image.size == 0:
             return ImageReadError(
                 f"Frame {self._position} of the video {self._path} cannot be decoded; wanted a whole image. "
                 "The file is damaged there: copy it again, or pass on_error='skip' to go on after it."
             )
         return stamp(image, self._position, self.source_id, self._path)
+
+    def _grab(self) -> bool:
+        """Grab the next frame that can be, and count in `_damaged` those before it; False at the end."""
+        for self._damaged in range(_MAX_DAMAGED):
+            if self._capture.grab():
+                return True
+            if 0 < self._claimed <= self._position:
+                break
+        self._damaged = 0
+        return False
 
     def _end(self) -> None:
         self._ended = True
@@ -82,8 +102,8 @@ class VideoSource(Source):
         if self._on_error == "raise" and missing > max(2, self._claimed * _COUNT_TOLERANCE):
             raise SourceError(
                 f"The video {self._path} ended after {self._position} frames; wanted the {self._claimed} "
-                "that it claims to hold. It is truncated or damaged: copy it again, or pass on_error='skip' to "
-                "accept what is there."
+                "that it claims to hold. It is truncated or damaged: copy it again, or pass on_error='skip' "
+                "to accept what is there."
             )
         _logger.warning(
             "The video %s ended after %d frames and claims %d: it may be truncated",
