@@ -13,6 +13,21 @@ steps and taught little; here an image carries hundreds of labels and the materi
 The learning rate rises, stays, and falls linearly over the last part of the run. The constant part does not
 depend on the number of steps, so a run may be cut short: stop it, start it again with fewer `--steps`, and
 it goes on from its last save to the same weights that fewer steps would have given from the start.
+
+Measured for the shipped weights: 1,670 steps, seed 0, 2 threads, 1,767 s on a 2-core machine that was busy
+with other work as well (2.4 steps a second in its quieter moments). Held out are 480 fresh scenes of
+materials redrawn with fresh noise; guessing gives 0.05 % and 0.25 %, and an AUROC of 50 %.
+
+====== ============== ============== =====================================================
+stride material top 1 material top 5 AUROC of boundary, object, hole, stroke, spot, stain
+====== ============== ============== =====================================================
+4      8.2            24.4           94.6, 67.2, 86.7, 71.6, 68.5, 56.2
+8      10.8           31.2           95.3, 73.6, 88.9, 72.8, 69.6, 58.0
+16     12.1           34.2           96.2, 80.5, 88.7, 69.8, 65.3, 56.2
+====== ============== ============== =====================================================
+
+The loss was still falling when the learning rate began to: the task is not used up, and more steps are the
+first thing to try for a better encoder.
 """
 
 from __future__ import annotations
@@ -52,7 +67,7 @@ _FRESH = 1_000_000
 class PretrainConfig:
     """Everything that decides the weights."""
 
-    steps: int = 6000
+    steps: int = 1670
     """Optimiser steps, one batch each."""
     seed: int = 0
     """Seed of the recipes, the scenes, the initial weights and the sampling of labels."""
