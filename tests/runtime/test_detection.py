@@ -61,7 +61,9 @@ def test_mask_is_above_the_pixel_threshold() -> None:
     assert mask.dtype == np.bool_
     assert np.argwhere(mask).tolist() == [[1, 2]]
     for pixel_threshold, pixels in ((1.5, 0), (-0.1, 16)):
-        assert np.count_nonzero(make(pixel_threshold=pixel_threshold).pred_mask) == pixels
+        pred_mask = make(pixel_threshold=pixel_threshold).pred_mask
+        assert pred_mask is not None
+        assert pred_mask.sum() == pixels
 
 
 def test_mask_compares_with_the_exact_threshold() -> None:
