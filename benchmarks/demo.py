@@ -25,9 +25,8 @@ from cada_edge.runtime.conformal import conformal_threshold
 from cada_edge.runtime.datasets import DatasetIndex, Sample, index_dataset
 from cada_edge.runtime.detector import Detector
 from cada_edge.runtime.holdout import split_holdout
-from cada_edge.runtime.images import read_image
+from cada_edge.runtime.images import read_image, read_mask
 from cada_edge.runtime.masks import DEFAULT_CONVENTION, resize_mask
-from cada_edge.runtime.images import read_mask
 from cada_edge.runtime.preprocess import preprocess
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint
 from cada_edge.trainer.config import AlignerConfig, TrainConfig
@@ -35,7 +34,7 @@ from cada_edge.trainer.evaluate_checkpoint import Scored, evaluate_scored, score
 from cada_edge.trainer.fit import TrainResult, fit
 from cada_edge.trainer.synthetic import SyntheticConfig, write_line
 
-__all__ = ["DemoConfig", "run_demo"]
+__all__ = ["DemoConfig", "draw_line", "run_demo", "train_config"]
 
 Progress = Callable[[str, int, int, float], None]
 
@@ -50,6 +49,8 @@ class DemoConfig:
     """Side of the images, in pixels."""
     iterations: int = 800
     """Steps of the base method."""
+    aligner_iterations: int = AlignerConfig.iterations
+    """Steps of the regressor."""
     seed: int = 0
     """Of the drawn line and of the training."""
     encoder: str = "resnet18_procedural"
@@ -93,7 +94,7 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, progress: Pro
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with _timed(seconds, "draw"):
-        line = _draw(out / "line", config, report)
+        line = draw_line(out / "line", config, report)
     index = index_dataset(line)
     with _timed(seconds, "train"):
         trained = _train(index, out / "run", config, report)
@@ -137,7 +138,8 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - started
 
 
-def _draw(folder: Path, config: DemoConfig, report: Progress) -> Path:
+def draw_line(folder: Path, config: DemoConfig, report: Progress) -> Path:
+    """Draw the demo's line, or find it drawn already."""
     line = SyntheticConfig(
         size=config.size,
         train_per_kind=config.train_per_kind,
@@ -148,14 +150,15 @@ def _draw(folder: Path, config: DemoConfig, report: Progress) -> Path:
     return write_line(folder, line, progress=lambda done, total: report("draw", done, total, float("nan")))
 
 
-def _train_config(config: DemoConfig) -> TrainConfig:
+def train_config(config: DemoConfig) -> TrainConfig:
+    """Return how the demo trains."""
     return TrainConfig(
         encoder=config.encoder,
         encoder_weights=config.encoder_weights,
         size=config.size,
         iterations=config.iterations,
         schedule="cosine",
-        aligner=AlignerConfig(),
+        aligner=AlignerConfig(iterations=config.aligner_iterations),
         false_alarm_rate=config.false_alarm_rate,
         seed=config.seed,
         device="cpu",
@@ -164,7 +167,7 @@ def _train_config(config: DemoConfig) -> TrainConfig:
 
 
 def _train(index: DatasetIndex, run: Path, config: DemoConfig, report: Progress) -> TrainResult:
-    return fit(index, run, _train_config(config), progress=report)
+    return fit(index, run, train_config(config), progress=report)
 
 
 def _evaluate(
