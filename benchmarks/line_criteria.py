@@ -98,7 +98,9 @@ def _normal_means(checkpoint: Checkpoint, index: DatasetIndex) -> dict[str, floa
     for maps, _ in checkpoint.model.raw_batches(batches(frames, 16, torch.device("cpu"))):
         means += maps.mean((1, 2)).tolist()
     return {
-        kind: float(np.median([mean for mean, sample in zip(means, normal, strict=True) if sample.category == kind]))
+        kind: float(
+            np.median([mean for mean, sample in zip(means, normal, strict=True) if sample.category == kind])
+        )
         for kind in index.categories
     }
 
@@ -125,7 +127,13 @@ def _rows(figures: LineFigures) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/line"), show_default=True, help="Work folder.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/line"),
+    show_default=True,
+    help="Work folder.",
+)
 @click.option("--seeds", default="0,1,2", show_default=True, help="Comma-separated.")
 @click.option("--size", type=int, default=DemoConfig.size, show_default=True, help="Side, in pixels.")
 @click.option("--iterations", type=int, default=DemoConfig.iterations, show_default=True, help="Of the base.")

@@ -50,7 +50,9 @@ class _Group(click.Group):
 def main(verbose: bool) -> None:
     """One anomaly detector, one threshold, every product on the line."""
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr, format="%(levelname)s: %(message)s"
+        level=logging.INFO if verbose else logging.WARNING,
+        stream=sys.stderr,
+        format="%(levelname)s: %(message)s",
     )
 
 
@@ -58,9 +60,15 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the result a
 _backend = click.option(
     "--backend", default="auto", show_default=True, metavar="NAME", help="auto, openvino or onnxruntime."
 )
-_threads = click.option("--threads", type=int, default=None, show_default="the engine's choice", help="CPU threads.")
+_threads = click.option(
+    "--threads", type=int, default=None, show_default="the engine's choice", help="CPU threads."
+)
 _layout = click.option(
-    "--layout", default="auto", show_default=True, metavar="NAME", help="auto, mvtec, visa, visa-mvtec, btad or folder."
+    "--layout",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, mvtec, visa, visa-mvtec, btad or folder.",
 )
 
 
@@ -75,8 +83,21 @@ def _print(result: Any, *, as_json: bool, text: Callable[[], str]) -> None:
 
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("runs/train"), show_default=True, help="Run folder.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), default=None, help="YAML file of values; flags win.")
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("runs/train"),
+    show_default=True,
+    help="Run folder.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="YAML file of values; flags win.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the run folder's last state.")
 @click.option("--keep-features", is_flag=True, help="Keep the aligner's cached features.")
 @config_options(
@@ -105,7 +126,9 @@ def _print(result: Any, *, as_json: bool, text: Callable[[], str]) -> None:
         "save_every": "Iterations between two resumable states.",
     },
 )
-@click.option("--aligner-iterations", type=int, default=None, show_default="5000", help="Steps of the regressor.")
+@click.option(
+    "--aligner-iterations", type=int, default=None, show_default="5000", help="Steps of the regressor."
+)
 @_layout
 @_json
 def train(
@@ -153,10 +176,21 @@ def train(
 @main.command("eval")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--alignment", default=None, show_default="the model's own", help="For a checkpoint: none, cada or class-aware.")
-@click.option("--masks", "mask_convention", default="pil-bilinear>0", show_default=True, help="How masks are resized.")
-@click.option("--threshold", type=float, default=None, show_default="the model's own", help="Of the aligned score.")
-@click.option("--device", default="auto", show_default=True, help="For a checkpoint: auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--alignment",
+    default=None,
+    show_default="the model's own",
+    help="For a checkpoint: none, cada or class-aware.",
+)
+@click.option(
+    "--masks", "mask_convention", default="pil-bilinear>0", show_default=True, help="How masks are resized."
+)
+@click.option(
+    "--threshold", type=float, default=None, show_default="the model's own", help="Of the aligned score."
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="For a checkpoint: auto, cpu, cuda or cuda:N."
+)
 @_backend
 @_threads
 @_layout
@@ -196,7 +230,9 @@ def evaluate(model: Path, data: Path, layout: str, as_json: bool, **options: Any
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path))
-@click.option("--false-alarm-rate", type=float, default=0.005, show_default=True, help="Wanted rate of false alarms.")
+@click.option(
+    "--false-alarm-rate", type=float, default=0.005, show_default=True, help="Wanted rate of false alarms."
+)
 @click.option(
     "--pixel-quantile",
     type=float,
@@ -217,11 +253,29 @@ def calibrate(model: Path, images: Path, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--format", "file_format", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Kind of file.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("model.onnx"), show_default=True, help="File to write.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["onnx"]),
+    default="onnx",
+    show_default=True,
+    help="Kind of file.",
+)
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("model.onnx"),
+    show_default=True,
+    help="File to write.",
+)
 @click.option("--precision", default="fp32", show_default=True, help="Of the networks: fp32 or fp16.")
-@click.option("--backend", default="auto", show_default=True, metavar="NAME", help="Engine of the parity check.")
-@click.option("--data", type=click.Path(path_type=Path), default=None, help="Data set to measure the AUROC drift on.")
+@click.option(
+    "--backend", default="auto", show_default=True, metavar="NAME", help="Engine of the parity check."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, help="Data set to measure the AUROC drift on."
+)
 @_layout
 @_json
 def export(
@@ -272,7 +326,9 @@ def verify(model: Path, backend: str, threads: int | None, as_json: bool) -> Non
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("source")
 @click.option("--save", type=click.Path(path_type=Path), default=None, help="Folder for annotated images.")
-@click.option("--threshold", type=float, default=None, show_default="the model's own", help="Of the aligned score.")
+@click.option(
+    "--threshold", type=float, default=None, show_default="the model's own", help="Of the aligned score."
+)
 @click.option("--skip-unreadable", is_flag=True, help="Go on after an image that cannot be read.")
 @_backend
 @_threads
@@ -326,11 +382,26 @@ def inspect(model: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--out", "-o", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to write.")
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder to write.",
+)
 @click.option("--size", type=int, default=128, show_default=True, help="Side of the images, in pixels.")
-@click.option("--iterations", type=int, default=None, show_default="what ten minutes allow", help="Steps of the base method.")
+@click.option(
+    "--iterations",
+    type=int,
+    default=None,
+    show_default="what ten minutes allow",
+    help="Steps of the base method.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn line and the training.")
-@click.option("--encoder", default=None, show_default="the one that comes with cada-edge", help="timm name and tag.")
+@click.option(
+    "--encoder", default=None, show_default="the one that comes with cada-edge", help="timm name and tag."
+)
 @click.option("--encoder-weights", default=None, help="A .safetensors or .pth file for it, or 'random'.")
 @_threads
 @_json

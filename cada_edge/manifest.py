@@ -206,7 +206,8 @@ class Manifest:
             "top_fraction": not 0 <= self.top_fraction <= 1,
             "model_sha256": not _SHA256.fullmatch(self.model_sha256),
             "model_file": Path(self.model_file).name != self.model_file,
-            "reference_file": self.reference_file is not None and Path(self.reference_file).name != self.reference_file,
+            "reference_file": self.reference_file is not None
+            and Path(self.reference_file).name != self.reference_file,
         }
         for name, is_wrong in wrong.items():
             if is_wrong:
@@ -236,7 +237,9 @@ def manifest_path(model_path: str | Path) -> Path:
 
 
 def _unusable(where: str, name: str, value: Any, wanted: str) -> ManifestError:
-    again = "cada-edge calibrate MODEL NORMAL_IMAGES" if name in _CALIBRATED else "cada-edge export checkpoint.pt"
+    again = (
+        "cada-edge calibrate MODEL NORMAL_IMAGES" if name in _CALIBRATED else "cada-edge export checkpoint.pt"
+    )
     return ManifestError(f"{where} gives {name} = {value!r}; wanted {wanted}. Write it again with: {again}")
 
 
@@ -253,10 +256,14 @@ def _record(cls: type[_T], data: Any, *, where: str) -> _T:
     missing = [
         name
         for name, item in fields.items()
-        if name not in data and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if name not in data
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ManifestError(f"{where} lacks {', '.join(missing)}. Copy it again, or export the checkpoint again.")
+        raise ManifestError(
+            f"{where} lacks {', '.join(missing)}. Copy it again, or export the checkpoint again."
+        )
     return cls(**{name: _value(str(fields[name].type), name, value, where) for name, value in data.items()})
 
 

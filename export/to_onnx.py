@@ -94,14 +94,18 @@ def export_onnx(
     config = config or ExportConfig()
     out = Path(out)
     if out.suffix != ".onnx":
-        raise ConfigError(f"The output {out.name} came; wanted a name ending in .onnx. Pass --out model.onnx.")
+        raise ConfigError(
+            f"The output {out.name} came; wanted a name ending in .onnx. Pass --out model.onnx."
+        )
     checkpoint = load_checkpoint(checkpoint_path)
     reference = reference_of(checkpoint)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
     except OSError as error:
-        raise OutputError(f"Cannot write into {out.parent}: {error.strerror}. Choose another folder with --out.") from error
+        raise OutputError(
+            f"Cannot write into {out.parent}: {error.strerror}. Choose another folder with --out."
+        ) from error
     with folder as name:
         draft = Path(name) / out.name
         _write_graph(FusedGraph(checkpoint.model, precision=config.precision), draft, checkpoint.config.size)
@@ -138,7 +142,9 @@ def reference_of(checkpoint: Checkpoint) -> Reference:
     frames = np.concatenate([checkpoint.reference_frames, extremes])
     score, maps, stats = _run_torch(checkpoint.model, frames)
     if not (np.isfinite(score).all() and np.isfinite(maps).all() and np.isfinite(stats).all()):
-        raise CheckFailedError("The PyTorch model itself gives values that are not finite. Train again with a lower rate.")
+        raise CheckFailedError(
+            "The PyTorch model itself gives values that are not finite. Train again with a lower rate."
+        )
     label = np.concatenate([checkpoint.reference_labels, np.full(3, -1, np.int8)])
     return Reference(frames, score, stats, maps.astype(np.float16), label)
 
@@ -208,7 +214,9 @@ def _with_drift(parity: Parity, engine: Backend, checkpoint: Checkpoint, data: D
         return dataclasses.replace(parity, auroc_drift=None, auroc_drift_reason=reason)
     frames = decode(data.test, checkpoint.config.size)
     wanted = _run_torch(checkpoint.model, frames)[0]
-    got = np.concatenate([engine.infer(frames[start : start + 8]).score for start in range(0, len(frames), 8)])
+    got = np.concatenate(
+        [engine.infer(frames[start : start + 8]).score for start in range(0, len(frames), 8)]
+    )
     figures = [auroc(scores[anomalous], scores[~anomalous]) for scores in (wanted, got)]
     assert figures[0] is not None
     assert figures[1] is not None
@@ -222,7 +230,12 @@ def _with_drift(parity: Parity, engine: Backend, checkpoint: Checkpoint, data: D
 
 
 def _manifest(
-    checkpoint: Checkpoint, checkpoint_path: Path, model: Path, reference: Path, config: ExportConfig, parity: Parity
+    checkpoint: Checkpoint,
+    checkpoint_path: Path,
+    model: Path,
+    reference: Path,
+    config: ExportConfig,
+    parity: Parity,
 ) -> Manifest:
     trained = checkpoint.config
     return Manifest(

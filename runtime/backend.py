@@ -90,7 +90,9 @@ def choose_backend(path: Path, name: str = "auto", *, threads: int | None = None
             "Make one with: cada-edge export checkpoint.pt --out model.onnx"
         )
     if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ConfigError(f"threads {threads!r} came; wanted a whole number from 1, or None for the engine's choice.")
+        raise ConfigError(
+            f"threads {threads!r} came; wanted a whole number from 1, or None for the engine's choice."
+        )
     if name == "openvino" or (name == "auto" and find_spec("openvino") is not None):
         if find_spec("openvino") is None:
             raise MissingExtraError("The OpenVINO backend", "openvino", "cpu")

@@ -81,7 +81,9 @@ class OpenVinoBackend:
             model.reshape({self.spec.name: [batch, height, width, 3]})
             compiled = self._core.compile_model(model, "CPU", options)
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO cannot compile {self._path} for batches of {batch}: {error}") from error
+            raise BackendError(
+                f"OpenVINO cannot compile {self._path} for batches of {batch}: {error}"
+            ) from error
         # CPUs with AMX or AVX-512 BF16 would otherwise compute in bf16, beyond every parity limit.
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if precision != "f32":
@@ -108,7 +110,9 @@ class OpenVinoBackend:
             request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(frames), shared_memory=True))
             request.infer()
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed on a batch of shape {frames.shape}, {frames.dtype}: {error}") from error
+            raise BackendError(
+                f"OpenVINO failed on a batch of shape {frames.shape}, {frames.dtype}: {error}"
+            ) from error
         # The request writes its next results into the same memory.
         return Outputs(*(request.get_tensor(name).data.copy() for name in OUTPUT_NAMES))
 

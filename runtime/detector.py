@@ -68,7 +68,9 @@ class Detector:
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
         if threshold is not None and not (isinstance(threshold, (int, float)) and math.isfinite(threshold)):
-            raise ConfigError(f"threshold {threshold!r} came; wanted a finite number, or None for the manifest's.")
+            raise ConfigError(
+                f"threshold {threshold!r} came; wanted a finite number, or None for the manifest's."
+            )
         self.threshold = self.manifest.threshold if threshold is None else float(threshold)
         own = None if threshold is not None else self.manifest.pixel_threshold
         self.pixel_threshold = self.threshold if own is None else own

@@ -148,7 +148,9 @@ def verify(model_path: str | Path, *, backend: str = "auto", threads: int | None
     manifest = Manifest.read(model_path)
     manifest.check_model_file(model_path)
     if manifest.reference_file is None:
-        raise ModelError(f"The manifest of {model_path} names no reference file. Export the checkpoint again.")
+        raise ModelError(
+            f"The manifest of {model_path} names no reference file. Export the checkpoint again."
+        )
     reference_path = model_path.parent / manifest.reference_file
     reference = read_reference(reference_path)
     if sha256_file(reference_path) != manifest.reference_sha256:

@@ -37,7 +37,9 @@ def load_cv2(feature: str = "Image processing") -> ModuleType:
     except ImportError as error:
         if "numpy" in str(error).lower():
             raise MissingExtraError(
-                f"{feature} found an OpenCV that does not load with this NumPy ({error}) and", "numpy<2", "cpu"
+                f"{feature} found an OpenCV that does not load with this NumPy ({error}) and",
+                "numpy<2",
+                "cpu",
             ) from error
         raise MissingExtraError(feature, "opencv-python", "cpu") from error
     return cv2
@@ -146,7 +148,9 @@ def preprocess_batch(frames: list[NDArray[Any]], size_hw: tuple[int, int]) -> ND
         FrameError: There is no frame, or one cannot be used; the message names its position.
     """
     if not frames:
-        raise FrameError("An empty batch came; wanted at least one frame. Skip the call when there is nothing to inspect.")
+        raise FrameError(
+            "An empty batch came; wanted at least one frame. Skip the call when there is nothing to inspect."
+        )
     if len(frames) == 1:
         # A view: at batch 1, the camera's case, no byte is copied twice.
         return preprocess(frames[0], size_hw)[np.newaxis]

@@ -108,7 +108,10 @@ def class_statistics(statistics: Statistics, categories: Sequence[str]) -> dict[
     table = {}
     for name in sorted(set(categories)):
         rows = torch.tensor([category == name for category in categories])
-        table[name] = (float(statistics.mean[rows].double().mean()), float(statistics.maximum[rows].double().mean()))
+        table[name] = (
+            float(statistics.mean[rows].double().mean()),
+            float(statistics.maximum[rows].double().mean()),
+        )
     return table
 
 
@@ -121,7 +124,9 @@ def regression_loss(predicted: Tensor, mean: Tensor, maximum: Tensor, *, beta: f
         maximum: g_img (N,).
         beta: alpha of Eq. 4.
     """
-    return F.smooth_l1_loss(predicted[:, 0], mean, beta=beta) + F.smooth_l1_loss(predicted[:, 1], maximum, beta=beta)
+    return F.smooth_l1_loss(predicted[:, 0], mean, beta=beta) + F.smooth_l1_loss(
+        predicted[:, 1], maximum, beta=beta
+    )
 
 
 def train_regressor(
@@ -158,7 +163,10 @@ def train_regressor(
         )
     regressor.to(device).train()
     optimizer = torch.optim.SGD(
-        regressor.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        regressor.parameters(),
+        config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
     )
     value = float("nan")
     for iteration in range(config.iterations):

@@ -23,7 +23,14 @@ from cada_edge.trainer.aligner import Regressor
 from cada_edge.trainer.config import TrainConfig, from_dict
 from cada_edge.trainer.model import TrainedModel, build_model
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_tensors", "package_versions", "save_checkpoint", "save_tensors"]
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "load_tensors",
+    "package_versions",
+    "save_checkpoint",
+    "save_tensors",
+]
 
 _FORMAT = "cada-edge-checkpoint"
 _VERSION = 1
@@ -125,7 +132,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "encoder_fingerprint": checkpoint.encoder_fingerprint,
             "class_table": {name: list(pair) for name, pair in checkpoint.class_table.items()},
             "threshold": checkpoint.threshold,
-            "calibration": None if checkpoint.calibration is None else dataclasses.asdict(checkpoint.calibration),
+            "calibration": None
+            if checkpoint.calibration is None
+            else dataclasses.asdict(checkpoint.calibration),
             "data_fingerprint": checkpoint.data_fingerprint,
             "reference_frames": torch.from_numpy(checkpoint.reference_frames),
             "reference_labels": torch.from_numpy(checkpoint.reference_labels),

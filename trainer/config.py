@@ -10,7 +10,16 @@ from typing import Any
 
 from cada_edge.errors import ConfigError
 
-__all__ = ["ALIGNMENTS", "BASES", "RECIPES", "AlignerConfig", "SmoothingConfig", "TrainConfig", "from_dict", "load_yaml"]
+__all__ = [
+    "ALIGNMENTS",
+    "BASES",
+    "RECIPES",
+    "AlignerConfig",
+    "SmoothingConfig",
+    "TrainConfig",
+    "from_dict",
+    "load_yaml",
+]
 
 BASES = ("revdist",)
 """Base methods by name."""
@@ -33,13 +42,17 @@ def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-            raise ConfigError(f"{name} {value!r} came; wanted a number above 0. Pass --{name.replace('_', '-')}.")
+            raise ConfigError(
+                f"{name} {value!r} came; wanted a number above 0. Pass --{name.replace('_', '-')}."
+            )
 
 
 def _within(config: Any, name: str, low: float, high: float) -> None:
     value = getattr(config, name)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{name} {value!r} came; wanted a number from {low} to {high}. Pass --{name.replace('_', '-')}.")
+        raise ConfigError(
+            f"{name} {value!r} came; wanted a number from {low} to {high}. Pass --{name.replace('_', '-')}."
+        )
 
 
 @dataclass(frozen=True)
@@ -55,9 +68,13 @@ class SmoothingConfig:
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ConfigError(f"smoothing kernel {self.kernel} came; wanted an odd number of pixels from 1. Pass 5, or 1 for none.")
+            raise ConfigError(
+                f"smoothing kernel {self.kernel} came; wanted an odd number of pixels from 1. Pass 5, or 1 for none."
+            )
         if self.sigma <= 0:
-            raise ConfigError(f"smoothing sigma {self.sigma} came; wanted more than 0 pixels. Pass 4.0, the author's value.")
+            raise ConfigError(
+                f"smoothing sigma {self.sigma} came; wanted more than 0 pixels. Pass 4.0, the author's value."
+            )
         if self.padding not in ("zero", "reflect"):
             raise ConfigError(f"smoothing padding {self.padding!r} came; wanted 'zero' or 'reflect'.")
 
@@ -166,9 +183,13 @@ class TrainConfig:
                 "Pass --false-alarm-rate 0.005 for one in two hundred."
             )
         if self.size < 32 or self.size % 32:
-            raise ConfigError(f"size {self.size} came; wanted a multiple of 32 from 32 pixels. Pass --size 256.")
+            raise ConfigError(
+                f"size {self.size} came; wanted a multiple of 32 from 32 pixels. Pass --size 256."
+            )
         if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads {self.threads} came; wanted at least 1. Leave --threads out for torch's choice.")
+            raise ConfigError(
+                f"threads {self.threads} came; wanted at least 1. Leave --threads out for torch's choice."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, numbers and strings."""
@@ -210,9 +231,13 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}. Wanted YAML with one 'name: value' a line.") from error
+        raise ConfigError(
+            f"The configuration {path} cannot be read: {error}. Wanted YAML with one 'name: value' a line."
+        ) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"The configuration {path} holds a {type(values).__name__}; wanted 'name: value' pairs.")
+        raise ConfigError(
+            f"The configuration {path} holds a {type(values).__name__}; wanted 'name: value' pairs."
+        )
     return values
 
 

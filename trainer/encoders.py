@@ -111,7 +111,9 @@ def _create(name: str, architecture: str, *, pretrained: bool) -> Any:
             "Choose a convolutional network, as resnet18, wide_resnet50_2 or efficientnet_b4."
         ) from error
     try:
-        return timm.create_model(architecture, features_only=True, pretrained=pretrained, out_indices=out_indices)
+        return timm.create_model(
+            architecture, features_only=True, pretrained=pretrained, out_indices=out_indices
+        )
     except Exception as error:  # noqa: BLE001 - the hub raises what its HTTP library raises
         if not pretrained:
             raise

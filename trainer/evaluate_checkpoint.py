@@ -45,7 +45,9 @@ def score_batches(
         frames = torch.from_numpy(decode(part, checkpoint.config.size)).to(device)
         categories = [sample.category for sample in part]
         results = model.score_variants(frames, variants, checkpoint.class_table, categories)
-        yield {name: Scored(score.cpu().numpy(), maps.cpu().numpy()) for name, (score, maps) in results.items()}
+        yield {
+            name: Scored(score.cpu().numpy(), maps.cpu().numpy()) for name, (score, maps) in results.items()
+        }
 
 
 def score_samples(
@@ -68,14 +70,20 @@ def score_samples(
     parts = list(score_batches(checkpoint, samples, variants, device))
     return {
         name: Scored(
-            np.concatenate([part[name].scores for part in parts]), np.concatenate([part[name].maps for part in parts])
+            np.concatenate([part[name].scores for part in parts]),
+            np.concatenate([part[name].maps for part in parts]),
         )
         for name in variants
     }
 
 
 def evaluate_scored(
-    checkpoint: Checkpoint, samples: Sequence[Sample], scored: Scored, *, alignment: str, threshold: float | None
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    scored: Scored,
+    *,
+    alignment: str,
+    threshold: float | None,
 ) -> Evaluation:
     """Compute the metrics of scores that are at hand."""
     return evaluate(
@@ -119,10 +127,16 @@ def evaluate_checkpoint(
     if alignment not in ALIGNMENTS:
         raise ConfigError(f"alignment {alignment!r} came; wanted one of {', '.join(ALIGNMENTS)}.")
     if alignment == "cada" and own != "cada":
-        raise ConfigError(f"{path} was trained with alignment {own!r}: it has no regressor. Train it with --alignment cada.")
+        raise ConfigError(
+            f"{path} was trained with alignment {own!r}: it has no regressor. Train it with --alignment cada."
+        )
     samples = require_test_images(index)
     batches = score_batches(checkpoint, samples, [alignment], choose_device(device))
-    predictions = (pair for part in batches for pair in zip(part[alignment].scores.tolist(), part[alignment].maps, strict=True))
+    predictions = (
+        pair
+        for part in batches
+        for pair in zip(part[alignment].scores.tolist(), part[alignment].maps, strict=True)
+    )
     if threshold is None and alignment == own:
         threshold = checkpoint.threshold
     return evaluate(

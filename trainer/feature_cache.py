@@ -64,7 +64,9 @@ class FeatureCache:
             for maps, bottleneck in passes:
                 rows = bottleneck.float().cpu().numpy()
                 if file is None:
-                    file = np.lib.format.open_memmap(self._features, "w+", np.float32, (images, *rows.shape[1:]))
+                    file = np.lib.format.open_memmap(
+                        self._features, "w+", np.float32, (images, *rows.shape[1:])
+                    )
                 file[len(means) : len(means) + len(rows)] = rows
                 means += maps.float().mean((1, 2)).tolist()
                 maxima += maps.float().amax((1, 2)).tolist()
@@ -75,9 +77,7 @@ class FeatureCache:
             raise OutputError(
                 f"Cannot write the feature cache {self._features}: {error}. Free some space; 'train --resume' goes on."
             ) from error
-        write_atomic(
-            self._targets, json.dumps({"key": self._key, "mean": means, "maximum": maxima}).encode()
-        )
+        write_atomic(self._targets, json.dumps({"key": self._key, "mean": means, "maximum": maxima}).encode())
         loaded = self.load()
         assert loaded is not None
         return loaded

@@ -17,7 +17,13 @@ from cada_edge.errors import ConfigError, OutputError
 from cada_edge.files import sha256_file
 from cada_edge.manifest import Calibration
 from cada_edge.runtime.conformal import conformal_threshold, to_calibration
-from cada_edge.runtime.datasets import DatasetIndex, Sample, check_images, fingerprint, require_training_images
+from cada_edge.runtime.datasets import (
+    DatasetIndex,
+    Sample,
+    check_images,
+    fingerprint,
+    require_training_images,
+)
 from cada_edge.runtime.holdout import split_holdout
 from cada_edge.trainer.aligner import Regressor, class_statistics, range_floor, train_regressor
 from cada_edge.trainer.checkpoint import Checkpoint, save_checkpoint
@@ -138,7 +144,9 @@ def fit(
         table = _fit_aligner(model, frames, training, config, run, device, keep_features, report)
     held_frames = decode(held_out, config.size)
     threshold, calibration, warning = _calibrate(model, held_frames, held_out, config, device)
-    reference_frames, reference_labels = _reference(index, training, held_out, frames, held_frames, config.size)
+    reference_frames, reference_labels = _reference(
+        index, training, held_out, frames, held_frames, config.size
+    )
     checkpoint = run / "checkpoint.pt"
     save_checkpoint(
         checkpoint,
@@ -221,13 +229,19 @@ def _calibrate(
     device: torch.device,
 ) -> tuple[float | None, Calibration | None, str | None]:
     if not samples:
-        return None, None, "no images were held out: set the threshold with 'cada-edge calibrate' on unseen normal images"
+        return (
+            None,
+            None,
+            "no images were held out: set the threshold with 'cada-edge calibrate' on unseen normal images",
+        )
     result = conformal_threshold(
         score_frames(model.to(device).eval(), frames, device), false_alarm_rate=config.false_alarm_rate
     )
     if result.warning:
         _log.warning("%s", result.warning)
-    calibration = to_calibration(result, source="held out from training", data_fingerprint=fingerprint(samples))
+    calibration = to_calibration(
+        result, source="held out from training", data_fingerprint=fingerprint(samples)
+    )
     return result.threshold, calibration, result.warning
 
 

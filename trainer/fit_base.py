@@ -119,7 +119,9 @@ def fit_base(
     mixed = config.amp == "on" or (config.amp == "auto" and device.type == "cuda")
     for iteration in range(first, config.iterations):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(config.schedule, iteration, config.iterations)
+            group["lr"] = config.learning_rate * learning_rate_factor(
+                config.schedule, iteration, config.iterations
+            )
         rows = batch_indices(len(frames), config.batch_size, iteration, seed=config.seed, stream=_SEED_STREAM)
         encoded = fetch(rows)
         autocast = torch.autocast(device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
@@ -143,7 +145,12 @@ def fit_base(
 
 
 def _save(
-    path: Path, iteration: int, base: torch.nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, data: str
+    path: Path,
+    iteration: int,
+    base: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    data: str,
 ) -> None:
     save_tensors(
         path,
@@ -163,7 +170,9 @@ def _restore(
 ) -> int:
     state: dict[str, Any] = load_tensors(path, kind="training state")
     if state.get("format") != "cada-edge-state":
-        raise CheckpointError(f"{path} is no training state of cada-edge. Remove it, or choose another run folder.")
+        raise CheckpointError(
+            f"{path} is no training state of cada-edge. Remove it, or choose another run folder."
+        )
     now, then = config.to_dict(), state["config"]
     changed = sorted(key for key in now if key not in _PER_MACHINE and now[key] != then.get(key))
     if changed:

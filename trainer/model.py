@@ -49,7 +49,9 @@ class Normalize(nn.Module):
 class TrainedModel(nn.Module):
     """Base method, aligner and scoring together."""
 
-    def __init__(self, base: RevDist, regressor: Regressor | None, config: TrainConfig, *, floor: float) -> None:
+    def __init__(
+        self, base: RevDist, regressor: Regressor | None, config: TrainConfig, *, floor: float
+    ) -> None:
         """Put the parts together.
 
         Args:
@@ -96,7 +98,11 @@ class TrainedModel(nn.Module):
 
     @torch.inference_mode()
     def score_variants(
-        self, frames: Tensor, variants: Sequence[str], table: dict[str, tuple[float, float]], categories: Sequence[str]
+        self,
+        frames: Tensor,
+        variants: Sequence[str],
+        table: dict[str, tuple[float, float]],
+        categories: Sequence[str],
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Score one batch under several alignments with one pass of the base.
 

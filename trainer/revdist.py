@@ -68,10 +68,18 @@ class _Residual(nn.Module):
     """A residual block: basic (two 3x3) or bottleneck (1x1, 3x3, 1x1), resizing by stride 2 down or up."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, width: int | None, resize: str, activation: Callable[[], nn.Module]
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        width: int | None,
+        resize: str,
+        activation: Callable[[], nn.Module],
     ) -> None:
         super().__init__()
-        spatial = {"none": lambda a, b: _conv(a, b, 3), "down": lambda a, b: _conv(a, b, 3, 2), "up": _up}[resize]
+        spatial = {"none": lambda a, b: _conv(a, b, 3), "down": lambda a, b: _conv(a, b, 3, 2), "up": _up}[
+            resize
+        ]
         layers: list[nn.Module]
         if width is None:
             layers = [spatial(inputs, outputs), nn.BatchNorm2d(outputs), activation()]
@@ -93,11 +101,18 @@ class _Residual(nn.Module):
 
 
 def _stage(
-    inputs: int, outputs: int, *, blocks: int, width: int | None, resize: str, activation: Callable[[], nn.Module]
+    inputs: int,
+    outputs: int,
+    *,
+    blocks: int,
+    width: int | None,
+    resize: str,
+    activation: Callable[[], nn.Module],
 ) -> nn.Sequential:
     first = _Residual(inputs, outputs, width=width, resize=resize, activation=activation)
     rest = [
-        _Residual(outputs, outputs, width=width, resize="none", activation=activation) for _ in range(blocks - 1)
+        _Residual(outputs, outputs, width=width, resize="none", activation=activation)
+        for _ in range(blocks - 1)
     ]
     return nn.Sequential(first, *rest)
 

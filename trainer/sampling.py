@@ -44,7 +44,9 @@ def batch_indices(images: int, batch_size: int, iteration: int, *, seed: int, st
 def seeded(seed: int, stream: int, iteration: int) -> Iterator[None]:
     """Run a block with torch's generators seeded for this iteration, and leave them as they were on the CPU."""
     state = torch.random.get_rng_state()
-    torch.manual_seed(int(np.random.SeedSequence([seed, stream, iteration]).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    torch.manual_seed(
+        int(np.random.SeedSequence([seed, stream, iteration]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    )
     try:
         yield
     finally:

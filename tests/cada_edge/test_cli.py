@@ -94,9 +94,13 @@ def test_eval_of_checkpoint_and_export_agree(trained: Path, exported: Path, line
 
 def test_eval_under_other_alignments(trained: Path, exported: Path, line: Path) -> None:
     for alignment in ("none", "class-aware"):
-        values = json.loads(_run("eval", trained, line, "--alignment", alignment, "--device", "cpu", "--json").stdout)
+        values = json.loads(
+            _run("eval", trained, line, "--alignment", alignment, "--device", "cpu", "--json").stdout
+        )
         assert values["protocol"]["alignment"] == alignment
-    assert "part of the file" in " ".join(_run("eval", exported, line, "--alignment", "none", code=2).stderr.split())
+    assert "part of the file" in " ".join(
+        _run("eval", exported, line, "--alignment", "none", code=2).stderr.split()
+    )
     assert "wanted one of none, cada" in _run("eval", trained, line, "--alignment", "best", code=2).stderr
 
 

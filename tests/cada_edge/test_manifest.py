@@ -246,8 +246,14 @@ def test_every_missing_key_is_named(model: Path) -> None:
         ({"top_fraction": 7}, "gives top_fraction = 7; wanted a number from 0 to 1"),
         ({"smoothing": []}, r"gives smoothing = \[\]; wanted an object"),
         ({"versions": None}, "gives versions = None; wanted an object"),
-        ({"reference_file": "../../etc/passwd"}, "gives reference_file = .*; wanted a file name without folders"),
-        ({"threshold": "1.25"}, "gives threshold = '1.25'; wanted a finite number or null.*cada-edge calibrate"),
+        (
+            {"reference_file": "../../etc/passwd"},
+            "gives reference_file = .*; wanted a file name without folders",
+        ),
+        (
+            {"threshold": "1.25"},
+            "gives threshold = '1.25'; wanted a finite number or null.*cada-edge calibrate",
+        ),
         ({"threshold": float("nan")}, "gives threshold = nan; wanted a finite number or null"),
         ({"threshold": True}, "gives threshold = True; wanted a finite number or null"),
         ({"pixel_threshold": "1"}, "gives pixel_threshold = '1'; wanted a finite number or null"),

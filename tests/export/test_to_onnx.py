@@ -54,14 +54,14 @@ def test_the_graph_takes_uint8_and_has_no_batch_normalisation(exported: ExportRe
     assert "Dropout" not in kinds
     first = next(node for node in model.graph.node if "frames" in node.input)
     assert first.op_type == "Cast"  # TensorRT takes no other reader of uint8
-    assert not any(
-        tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer
-    )
+    assert not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_any_batch_equals_pytorch(exported: ExportResult, small_checkpoint: Path, backend: str, batch: int) -> None:
+def test_any_batch_equals_pytorch(
+    exported: ExportResult, small_checkpoint: Path, backend: str, batch: int
+) -> None:
     model = load_checkpoint(small_checkpoint).model
     frames = np.random.default_rng(batch).integers(0, 256, (batch, 64, 64, 3), np.uint8)
     with torch.inference_mode():
@@ -154,7 +154,13 @@ def test_alignment_none_has_neutral_statistics(small_line: Path, tmp_path: Path)
     from cada_edge.trainer.fit import fit
 
     config = TrainConfig(
-        encoder="resnet18", encoder_weights="random", size=64, iterations=2, batch_size=4, alignment="none", device="cpu"
+        encoder="resnet18",
+        encoder_weights="random",
+        size=64,
+        iterations=2,
+        batch_size=4,
+        alignment="none",
+        device="cpu",
     )
     run = fit(index_dataset(small_line), tmp_path / "run", config)
     result = export_onnx(run.checkpoint, tmp_path / "plain.onnx")

@@ -22,7 +22,9 @@ def normals(tmp_path: Path) -> Path:
     return folder
 
 
-def test_threshold_is_the_conformal_quantile_and_only_the_manifest_changes(tiny_model: Path, normals: Path) -> None:
+def test_threshold_is_the_conformal_quantile_and_only_the_manifest_changes(
+    tiny_model: Path, normals: Path
+) -> None:
     model = tiny_model.read_bytes()
     before = Manifest.read(tiny_model)
     result = calibrate(tiny_model, normals, false_alarm_rate=0.1)

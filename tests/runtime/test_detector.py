@@ -142,7 +142,12 @@ def test_stream_is_lazy_and_carries_the_frames_identity(tiny_model: Path) -> Non
 
 def test_a_frame_keeps_its_identity(tiny_model: Path) -> None:
     frame = Frame(
-        image=GREY, index=7, source_id="cam0", captured_at_s=12.5, captured_monotonic_s=3.5, path=Path("part.png")
+        image=GREY,
+        index=7,
+        source_id="cam0",
+        captured_at_s=12.5,
+        captured_monotonic_s=3.5,
+        path=Path("part.png"),
     )
     with Detector(tiny_model) as detector:
         detection = detector(frame)
@@ -208,7 +213,9 @@ def test_calls_from_several_threads(tiny_model: Path) -> None:
 def test_a_model_that_gives_nan_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Detector(tiny_model) as detector:
         broken = Outputs(
-            np.array([np.nan], np.float32), np.zeros((1, 16, 16), np.float32), np.array([[0.1, 0.6]], np.float32)
+            np.array([np.nan], np.float32),
+            np.zeros((1, 16, 16), np.float32),
+            np.array([[0.1, 0.6]], np.float32),
         )
         # No real file gives NaN on demand: the engine's answer is replaced.
         monkeypatch.setattr(detector._backend, "infer", lambda frames: broken)

@@ -37,8 +37,13 @@ def test_verify_writes_the_figures_into_the_manifest(tiny_model: Path) -> None:
 
 def test_differences_are_relative_above_one(tiny_model: Path) -> None:
     reference = _reference(tiny_model)
-    assert replay(_answers(reference, 9e-5), reference, precision="fp32", backend="x").max_score_difference < 1e-4
-    with pytest.raises(CheckFailedError, match=r"differs from PyTorch's by 0.00011.*limit for fp32 is 0.0001"):
+    assert (
+        replay(_answers(reference, 9e-5), reference, precision="fp32", backend="x").max_score_difference
+        < 1e-4
+    )
+    with pytest.raises(
+        CheckFailedError, match=r"differs from PyTorch's by 0.00011.*limit for fp32 is 0.0001"
+    ):
         replay(_answers(reference, 1.1e-4), reference, precision="fp32", backend="x")
     large = Reference(
         reference.frames, reference.score * 100, reference.stats, reference.anomaly_map, reference.label

@@ -36,7 +36,9 @@ def test_golden_bytes(size_hw: tuple[int, int]) -> None:
 
 def test_both_axes_shrink_by_area_in_one_call() -> None:
     frame = _frame(720, 1280)
-    assert np.array_equal(resize(frame, (256, 256)), cv2.resize(frame, (256, 256), interpolation=cv2.INTER_AREA))
+    assert np.array_equal(
+        resize(frame, (256, 256)), cv2.resize(frame, (256, 256), interpolation=cv2.INTER_AREA)
+    )
 
 
 def test_one_axis_shrinks_by_area_before_the_other_grows_linearly() -> None:
@@ -104,7 +106,9 @@ def test_batches() -> None:
     frames: list[NDArray[Any]] = [_frame(40, 60), _frame(32, 32), _frame(7, 200)]
     batch = preprocess_batch(frames, (32, 32))
     assert batch.shape == (3, 32, 32, 3)
-    assert all(np.array_equal(row, preprocess(frame, (32, 32))) for row, frame in zip(batch, frames, strict=True))
+    assert all(
+        np.array_equal(row, preprocess(frame, (32, 32))) for row, frame in zip(batch, frames, strict=True)
+    )
     with pytest.raises(FrameError, match="empty batch came"):
         preprocess_batch([], (32, 32))
     with pytest.raises(FrameError, match="Frame 1 of the batch: A frame of dtype float64"):

@@ -58,7 +58,9 @@ def test_guard_and_floor() -> None:
 
 
 def test_class_statistics_are_means_of_means_and_of_maxima() -> None:
-    statistics = Statistics(torch.zeros(3, 1, 1, 1), torch.tensor([0.1, 0.3, 0.9]), torch.tensor([1.0, 2.0, 5.0]))
+    statistics = Statistics(
+        torch.zeros(3, 1, 1, 1), torch.tensor([0.1, 0.3, 0.9]), torch.tensor([1.0, 2.0, 5.0])
+    )
     table = class_statistics(statistics, ["nut", "nut", "bolt"])
     assert table["nut"] == pytest.approx((0.2, 1.5))
     assert table["bolt"] == pytest.approx((0.9, 5.0))
@@ -79,7 +81,9 @@ def test_regressor_learns_each_kinds_statistics() -> None:
     statistics = _separable()
     torch.manual_seed(0)
     regressor = Regressor(8, AlignerConfig())
-    train_regressor(regressor, 32, lambda rows: _fetch(statistics, rows), AlignerConfig(iterations=400), seed=0)
+    train_regressor(
+        regressor, 32, lambda rows: _fetch(statistics, rows), AlignerConfig(iterations=400), seed=0
+    )
     assert not regressor.training
     with torch.no_grad():
         predicted = regressor(statistics.features)
@@ -94,7 +98,9 @@ def test_the_same_seed_gives_the_same_weights_whatever_torch_drew_before() -> No
         torch.manual_seed(0)
         regressor = Regressor(8, AlignerConfig())
         torch.rand(noise)
-        train_regressor(regressor, 32, lambda rows: _fetch(statistics, rows), AlignerConfig(iterations=5), seed=0)
+        train_regressor(
+            regressor, 32, lambda rows: _fetch(statistics, rows), AlignerConfig(iterations=5), seed=0
+        )
         weights.append(torch.cat([item.flatten() for item in regressor.parameters()]))
     assert torch.equal(weights[0], weights[1])
 
@@ -114,12 +120,18 @@ def test_few_images_are_drawn_with_replacement() -> None:
 
 def test_one_image_alone_is_refused() -> None:
     with pytest.raises(TrainingError, match=r"got 1 training image\(s\); wanted at least 2"):
-        train_regressor(Regressor(8, AlignerConfig()), 1, lambda rows: _fetch(_separable(), rows), AlignerConfig(), seed=0)
+        train_regressor(
+            Regressor(8, AlignerConfig()), 1, lambda rows: _fetch(_separable(), rows), AlignerConfig(), seed=0
+        )
 
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     statistics = Statistics(torch.full((4, 8, 2, 2), float("nan")), torch.zeros(4), torch.ones(4))
     with pytest.raises(TrainingError, match="loss became nan at iteration 0"):
         train_regressor(
-            Regressor(8, AlignerConfig()), 4, lambda rows: _fetch(statistics, rows), AlignerConfig(iterations=1), seed=0
+            Regressor(8, AlignerConfig()),
+            4,
+            lambda rows: _fetch(statistics, rows),
+            AlignerConfig(iterations=1),
+            seed=0,
         )

@@ -20,11 +20,19 @@ def test_defaults_are_the_papers_recipe() -> None:
     assert (config.learning_rate, config.weight_decay, config.decoder_activation) == (2e-3, 1e-5, "gelu")
     aligner = config.aligner
     assert (aligner.learning_rate, aligner.momentum, aligner.weight_decay) == (5e-2, 0.9, 1e-4)
-    assert (aligner.convolutions, aligner.linears, aligner.hidden, aligner.dropout, aligner.beta) == (1, 2, 256, 0.25, 0.1)
+    assert (aligner.convolutions, aligner.linears, aligner.hidden, aligner.dropout, aligner.beta) == (
+        1,
+        2,
+        256,
+        0.25,
+        0.1,
+    )
 
 
 def test_round_trip_through_plain_values() -> None:
-    config = TrainConfig(size=128, aligner=AlignerConfig(dropout=0.5), smoothing=SmoothingConfig(padding="reflect"))
+    config = TrainConfig(
+        size=128, aligner=AlignerConfig(dropout=0.5), smoothing=SmoothingConfig(padding="reflect")
+    )
     assert from_dict(config.to_dict()) == config
 
 

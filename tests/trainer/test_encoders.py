@@ -49,7 +49,9 @@ def test_weights_from_a_file(tmp_path: Path, suffix: str) -> None:
 
 def test_half_precision_weights_become_fp32(tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
-    save_file({key: value.half() if value.is_floating_point() else value for key, value in _state().items()}, path)
+    save_file(
+        {key: value.half() if value.is_floating_point() else value for key, value in _state().items()}, path
+    )
     encoder, _ = build_encoder("resnet18", str(path))
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
 
@@ -58,7 +60,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), path)
     build_encoder("resnet34", str(path))
-    with pytest.raises(InputError, match=r"does not fit the encoder: 0 of \d+ tensors missing|does not fit the encoder"):
+    with pytest.raises(
+        InputError, match=r"does not fit the encoder: 0 of \d+ tensors missing|does not fit the encoder"
+    ):
         build_encoder("resnet50", str(path))
     (tmp_path / "cut.safetensors").write_bytes(b"12345")
     with pytest.raises(InputError, match="cut.safetensors cannot be read"):
@@ -94,5 +98,7 @@ def test_a_failed_download_says_how_to_bring_the_file(monkeypatch: pytest.Monkey
 
     # The download itself is the one thing replaced: tests have no network.
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError, match=r"could not be downloaded \(OSError: no route.*--encoder-weights encoder.pth"):
+    with pytest.raises(
+        InputError, match=r"could not be downloaded \(OSError: no route.*--encoder-weights encoder.pth"
+    ):
         build_encoder("resnet18.tv_in1k")

@@ -69,7 +69,9 @@ def test_checkpoint_holds_what_export_and_evaluation_need(whole_run: Path, tiny_
     assert checkpoint.versions["torch"]
 
 
-def test_threshold_is_the_highest_held_out_score_when_there_are_too_few(whole_run: Path, tiny_line: Path) -> None:
+def test_threshold_is_the_highest_held_out_score_when_there_are_too_few(
+    whole_run: Path, tiny_line: Path
+) -> None:
     from cada_edge.trainer.data import decode
 
     checkpoint = load_checkpoint(whole_run / "checkpoint.pt")
@@ -98,7 +100,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
     state = load_tensors(tmp_path / "run" / "state.pt", kind="training state")
     assert state["iteration"] == 2
     fit(index_dataset(tiny_line), tmp_path / "run", tiny_config, resume=True)
-    _assert_same(load_checkpoint(tmp_path / "run" / "checkpoint.pt"), load_checkpoint(whole_run / "checkpoint.pt"))
+    _assert_same(
+        load_checkpoint(tmp_path / "run" / "checkpoint.pt"), load_checkpoint(whole_run / "checkpoint.pt")
+    )
 
 
 def test_cached_and_uncached_encoder_features_give_the_same_loss(
@@ -111,7 +115,9 @@ def test_cached_and_uncached_encoder_features_give_the_same_loss(
             index_dataset(tiny_line),
             tmp_path / mode,
             dataclasses.replace(tiny_config, cache_features=mode, iterations=2),
-            progress=lambda stage, done, total, loss, seen=seen: seen.append(loss) if stage == "base" else None,
+            progress=lambda stage, done, total, loss, seen=seen: (
+                seen.append(loss) if stage == "base" else None
+            ),
         )
     # Only the first: AdamW's first step is the gradient's sign, which turns rounding into full steps.
     assert losses["on"][0] == pytest.approx(losses["off"][0], rel=1e-5)
@@ -123,7 +129,12 @@ def test_resume_refuses_another_configuration_and_other_data(
 ) -> None:
     (tmp_path / "state.pt").write_bytes((whole_run / "state.pt").read_bytes())
     with pytest.raises(CheckpointError, match=r"another configuration \(learning_rate 0.002 -> 0.5\)"):
-        fit(index_dataset(tiny_line), tmp_path, dataclasses.replace(tiny_config, learning_rate=0.5), resume=True)
+        fit(
+            index_dataset(tiny_line),
+            tmp_path,
+            dataclasses.replace(tiny_config, learning_rate=0.5),
+            resume=True,
+        )
     state = load_tensors(tmp_path / "state.pt", kind="training state")
     torch.save({**state, "data_fingerprint": "other"}, tmp_path / "state.pt")
     with pytest.raises(CheckpointError, match="trained on other images"):
@@ -133,7 +144,9 @@ def test_resume_refuses_another_configuration_and_other_data(
 def test_recipe_paper_holds_out_nothing_and_has_no_threshold(
     tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
-    result = fit(index_dataset(tiny_line), tmp_path, dataclasses.replace(tiny_config, recipe="paper", iterations=1))
+    result = fit(
+        index_dataset(tiny_line), tmp_path, dataclasses.replace(tiny_config, recipe="paper", iterations=1)
+    )
     assert (result.training_images, result.held_out_images, result.threshold) == (24, 0, None)
     assert result.warning is not None
     assert "cada-edge calibrate" in result.warning
@@ -171,14 +184,20 @@ def test_an_unreadable_image_is_named_before_training(
     assert not (tmp_path / "run" / "state.pt").exists()
 
 
-def test_a_run_folder_that_is_a_file_is_refused(tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_folder_that_is_a_file_is_refused(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
     (tmp_path / "run").write_text("taken")
     with pytest.raises(OutputError, match="run folder .* cannot be written"):
         fit(index_dataset(tiny_line), tmp_path / "run", tiny_config)
 
 
 def test_a_full_disk_while_saving_keeps_the_last_state(
-    whole_run: Path, tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: Path,
+    tiny_line: Path,
+    tiny_config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from cada_edge.trainer import checkpoint as module
 
@@ -207,7 +226,13 @@ def test_devices() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "iteration", "factor"),
-    [("constant", 0, 1.0), ("constant", 99, 1.0), ("cosine", 0, 0.2), ("cosine", 5, 1.0), ("cosine", 100, 0.0)],
+    [
+        ("constant", 0, 1.0),
+        ("constant", 99, 1.0),
+        ("cosine", 0, 0.2),
+        ("cosine", 5, 1.0),
+        ("cosine", 100, 0.0),
+    ],
 )
 def test_learning_rate(schedule: str, iteration: int, factor: float) -> None:
     assert learning_rate_factor(schedule, iteration, 100) == pytest.approx(factor)

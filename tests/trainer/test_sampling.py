@@ -14,8 +14,12 @@ def test_an_epoch_sees_every_image_once_and_drops_the_incomplete_batch() -> None
 
 def test_a_batch_follows_from_its_number_alone() -> None:
     assert torch.equal(batch_indices(10, 3, 5, seed=0, stream=1), batch_indices(10, 3, 5, seed=0, stream=1))
-    assert not torch.equal(batch_indices(99, 16, 0, seed=0, stream=1), batch_indices(99, 16, 0, seed=0, stream=2))
-    assert not torch.equal(batch_indices(99, 16, 0, seed=0, stream=1), batch_indices(99, 16, 0, seed=1, stream=1))
+    assert not torch.equal(
+        batch_indices(99, 16, 0, seed=0, stream=1), batch_indices(99, 16, 0, seed=0, stream=2)
+    )
+    assert not torch.equal(
+        batch_indices(99, 16, 0, seed=0, stream=1), batch_indices(99, 16, 0, seed=1, stream=1)
+    )
 
 
 def test_fewer_images_than_a_batch_are_drawn_with_replacement() -> None:

@@ -52,7 +52,9 @@ def test_with_reflect_padding_alignment_and_smoothing_commute() -> None:
     mean, spread = torch.tensor([0.1, 0.4, -0.2]), torch.tensor([0.5, 1.5, 0.3])
     _, aligned = scorer(maps, mean, spread)
     _, plain = scorer(maps, torch.zeros(3), torch.ones(3))
-    torch.testing.assert_close(aligned, (plain - mean[:, None, None]) / spread[:, None, None], atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        aligned, (plain - mean[:, None, None]) / spread[:, None, None], atol=2e-6, rtol=1e-5
+    )
 
 
 def test_with_zero_padding_only_the_outer_two_pixels_differ_from_that() -> None:
@@ -83,7 +85,8 @@ def test_upsampling_rows_sum_to_one_and_equal_torch(inputs: int, outputs: int) -
 
 
 @pytest.mark.parametrize(
-    ("size", "fraction", "count"), [(256, 0.01, 655), (224, 0.01, 501), (256, 0.0, 1), (256, 0.001, 65), (8, 0.01, 1)]
+    ("size", "fraction", "count"),
+    [(256, 0.01, 655), (224, 0.01, 501), (256, 0.0, 1), (256, 0.001, 65), (8, 0.01, 1)],
 )
 def test_top_count(size: int, fraction: float, count: int) -> None:
     assert top_count(size, fraction) == count
