@@ -79,10 +79,10 @@ def _cost_of_mixing(result: DemoResult) -> list[str]:
         averaged, mixed = evaluation.averaged["i_auroc"], evaluation.mixed["i_auroc"]
         if averaged is None or mixed is None:
             return []
-        costs[name] = averaged - mixed
+        costs[name] = signed(averaged - mixed, digits).removeprefix("+")
     sentence = (
         "Ranking all kinds together instead of each alone costs "
-        f"{costs['none']:.{digits}f} points of I-AUROC without alignment and {costs['cada']:.{digits}f} with it"
+        f"{costs['none']} points of I-AUROC without alignment and {costs['cada']} with it"
     )
     reference = result.variants["class-aware"].evaluation.mixed["i_auroc"]
     if reference is None:

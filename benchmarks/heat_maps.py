@@ -38,6 +38,11 @@ def draw_examples(result: DemoResult, *, theme: Theme = LIGHT) -> Figure:
         facecolor=theme.paper,
         layout="constrained",
     )
+    figure.suptitle(
+        "frame, outlined defect, heat-map without alignment, heat-map with CADA",
+        fontsize=FONT_PT,
+        color=theme.ink,
+    )
     for row, (example, strip) in enumerate(zip(result.examples, strips, strict=True)):
         axes = figure.add_subplot(len(strips), 1, row + 1)
         axes.imshow(strip)
@@ -73,7 +78,7 @@ def strip_of_example(example: Example, average_range: tuple[float, float]) -> ND
     """Lay frame, outlined defect, heat-map of `none` and heat-map of `cada` beside each other.
 
     Both heat-maps share one fixed scale of colours from 0 to 1. A pixel of `none` is brought to it by the
-    range, the same for all images; one of `cada` is on it already, for the aligner predicts each image's range.
+    range, the same for all images; one of `cada` is on it already, as the aligner predicts each one's range.
 
     Args:
         example: What to show.

@@ -34,6 +34,8 @@ def write_report(result: DemoResult) -> Path:
     try:
         from cada_edge.benchmarks.report_figures import heat_maps_section, latency_section, scores_section
     except ImportError as error:
+        if not (error.name or "").startswith("matplotlib"):
+            raise
         raise MissingExtraError("The report", "matplotlib", "train") from error
     figures = result.report.parent / "figures"
     body = [

@@ -45,8 +45,9 @@ def scores_section(result: DemoResult, folder: Path) -> str:
             "One threshold serves all kinds where their good parts end at about the same score. Good parts "
             "right of the dashed line are false alarms, defective parts left of it are missed."
         ),
-        '<p class="small"><span class="key good"></span>good part &ensp; <span class="key defect"></span>defective '
-        f"part &ensp; One point an image ({len(result.anomalous)} in each panel), the stroke is the median. "
+        '<p class="small"><span class="key good"></span>good part &ensp; '
+        '<span class="key defect"></span>defective part &ensp; '
+        f"One point an image ({len(result.anomalous)} in each panel), the stroke is the median. "
         "Dashed: the one threshold of all kinds. Kinds stand in the order of their good parts' median before "
         "alignment. The panels' scores have different units.</p>",
         f'<div class="columns">{"".join(panels)}</div>',
@@ -72,9 +73,10 @@ def heat_maps_section(result: DemoResult, folder: Path) -> str:
     return section(
         "Heat-maps on defects and on good parts",
         '<p class="small">One fixed scale of colours for all: 0 <span class="ramp" style="background: '
-        f'linear-gradient(to right, {stops})"></span> 1, clipped beyond. <b>none</b>: 0 and 1 are the mean and the '
-        f"maximum of a normal image's map, averaged over {origin} ({significant(low)} and {significant(high)}), "
-        "as in the paper's Fig. 6. <b>cada</b>: the aligned map as it is, for there 0 and 1 are the mean and "
+        f'linear-gradient(to right, {stops})"></span> 1, clipped beyond. '
+        "<b>none</b>: 0 and 1 are the mean and the maximum of a normal image's map, averaged over "
+        f"{origin} ({significant(low)} and {significant(high)}), as in the paper's Fig. 6. "
+        "<b>cada</b>: the aligned map as it is, for there 0 and 1 are the mean and "
         "the maximum predicted for this very image. A good part should stay below the top of the scale, "
         "whatever its kind. Below each map: the image's score and its verdict at the one threshold.</p>",
         f'<div class="columns">{_example_table(result, defects)}{_example_table(result, good)}</div>',
@@ -121,7 +123,7 @@ def _example_table(result: DemoResult, examples: list[Example]) -> str:
     if not examples:
         return ""
     average_range = unaligned_range(result)
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("frame", "defect outlined", "none", "cada"))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("frame", "outlined", "none", "cada"))
     title = "Defects" if examples[0].defect != "good" else "Good parts"
     rows = "".join(_example_rows(result, example, average_range) for example in examples)
     return (

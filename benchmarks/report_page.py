@@ -42,7 +42,7 @@ td.bar { background: linear-gradient(to right, var(--bar) var(--share), transpar
 td.bar.found { background: linear-gradient(to right, var(--found) var(--share), transparent var(--share)); }
 table.examples { table-layout: fixed; }
 table.examples th, table.examples td { padding: .1rem .15rem .3rem; text-align: left; border: 0;
-  overflow-wrap: anywhere; }
+  overflow-wrap: anywhere; white-space: normal; }
 table.examples td.strip { padding: .3rem 0 0; line-height: 0; }
 table.examples td { font-size: .8rem; line-height: 1.3; vertical-align: top; }
 table.examples tr { break-inside: avoid; }
@@ -64,7 +64,8 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
   th, td { padding-left: .3rem; padding-right: .3rem; font-size: .9rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; }
   h2 { break-after: avoid; margin-top: 1.5rem; }
-  figure, tr, dl { break-inside: avoid; } .scroll { overflow: visible; }
+  h3, thead { break-after: avoid; } figure, tr { break-inside: avoid; } .scroll { overflow: visible; }
+  table.examples td, table.examples th { font-size: 7.5pt; }
   .columns { grid-template-columns: 1fr 1fr; gap: 1rem; }
   td.bar, .key, .ramp { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 """

@@ -36,8 +36,9 @@ def metrics_section(result: DemoResult) -> str:
         rows.append(_metric_row("cada against none", changes, decimals_for(result), change=True))
     defective = int(np.count_nonzero(result.anomalous))
     caption = (
-        f"In %, on {len(result.anomalous)} test images ({len(result.anomalous) - defective} good, {defective} "
-        "defective). class-aware is told each part's kind, in training and here: a reference, not a product."
+        f"In %, on {len(result.anomalous)} test images "
+        f"({len(result.anomalous) - defective} good, {defective} defective). "
+        "class-aware is told each part's kind, in training and here: a reference, not a product."
     )
     return section(
         "Does alignment help?",
