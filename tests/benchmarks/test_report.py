@@ -215,6 +215,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
         write_report(result)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_that_cannot_be_made_is_an_output_error(result: DemoResult, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OutputError, match="Choose a folder"):
