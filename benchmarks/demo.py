@@ -40,6 +40,10 @@ Progress = Callable[[str, int, int, float], None]
 
 _EXAMPLES_PER_KIND = 1
 
+_EXAMPLES_RULE = (
+    "The examples are the first defective and the first good test image of each kind, not a selection."
+)
+
 
 @dataclass(frozen=True)
 class DemoConfig:
@@ -68,10 +72,14 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         if self.size % 32 or self.size < 64:
-            raise ConfigError(f"size {self.size} came; wanted a multiple of 32 from 64 pixels. Pass --size 128.")
+            raise ConfigError(
+                f"size {self.size} came; wanted a multiple of 32 from 64 pixels. Pass --size 128."
+            )
 
 
-def run_demo(out: str | Path, config: DemoConfig | None = None, *, progress: Progress | None = None) -> dict[str, Any]:
+def run_demo(
+    out: str | Path, config: DemoConfig | None = None, *, progress: Progress | None = None
+) -> dict[str, Any]:
     """Run the demo.
 
     Args:
@@ -123,7 +131,8 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, progress: Pro
         checkpoint=trained.checkpoint,
         model=exported.model,
         report=out / "report.html",
-        notes=() if trained.warning is None else (trained.warning,),
+        average_range=_average_range(checkpoint),
+        notes=(_EXAMPLES_RULE,) if trained.warning is None else (_EXAMPLES_RULE, trained.warning),
     )
     write_report(result)
     summary = _summary(result, exported)
@@ -179,7 +188,9 @@ def _evaluate(
     results = {}
     for name in VARIANTS:
         threshold = conformal_threshold(normal[name].scores, config.false_alarm_rate).threshold
-        evaluation = evaluate_scored(checkpoint, index.test, scored[name], alignment=name, threshold=threshold)
+        evaluation = evaluate_scored(
+            checkpoint, index.test, scored[name], alignment=name, threshold=threshold
+        )
         results[name] = VariantResult(evaluation, scored[name].scores, threshold)
     return results
 
@@ -195,6 +206,12 @@ def _stream(
             latency.append(detection.timings_ms["total"])
             report("stream", len(latency), len(paths), float("nan"))
         return np.array(latency), detector.backend
+
+
+def _average_range(checkpoint: Checkpoint) -> tuple[float, float]:
+    """Average the kinds' mean and maximum: the data set's average, as every kind has as many images."""
+    mean, maximum = np.mean(list(checkpoint.class_table.values()), axis=0)
+    return float(mean), float(maximum)
 
 
 def _examples(index: DatasetIndex, scored: dict[str, Scored], size: int) -> tuple[Example, ...]:

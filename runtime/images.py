@@ -23,8 +23,10 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _decode(path: Path) -> NDArray[Any]:
+def _decode(path: Path, *, as_stored: bool) -> NDArray[Any]:
     cv2 = load_cv2("Reading images")
+    # In colour OpenCV turns the image as its EXIF entry says, as cv2.imread does in an application.
+    flags = cv2.IMREAD_UNCHANGED if as_stored else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     try:
         # Read by Python, decode by OpenCV: cv2.imread cannot open unicode paths on every system.
         data = path.read_bytes()
@@ -37,7 +39,7 @@ def _decode(path: Path) -> NDArray[Any]:
             f"The image {path} is empty (0 bytes). Wanted a whole image. Copy it again or remove it."
         )
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageReadError(
             f"OpenCV refuses to decode the image {path} ({len(data)} bytes): {' '.join(str(error).split())}. "
@@ -73,7 +75,8 @@ def _is_cut_jpeg(data: bytes) -> bool:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Read an image file as a frame.
 
-    Grey images are repeated on three channels, alpha is dropped, 16 bits become 8 as in `to_bgr`.
+    Grey images are repeated on three channels, alpha is dropped, 16 bits become 8 as in `to_bgr`. A photograph
+    is turned as its EXIF entry says, so that a file scores as the array that cv2.imread gives of it.
 
     Args:
         path: The file; any characters.
@@ -85,7 +88,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         ImageReadError: The file is missing, empty, truncated, no image, or of floating-point pixels.
     """
     try:
-        return to_bgr(_decode(Path(path)))
+        return to_bgr(_decode(Path(path), as_stored=False))
     except FrameError as error:
         raise ImageReadError(f"The image {path} cannot be used. {error}") from error
 
@@ -102,7 +105,7 @@ def read_mask(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         ImageReadError: The file is missing, empty, truncated or no image.
     """
-    image = _decode(Path(path))
+    image = _decode(Path(path), as_stored=True)
     if image.ndim == 3:
         # An alpha channel is no label.
         image = image[:, :, :3].max(axis=2)

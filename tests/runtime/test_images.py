@@ -174,3 +174,16 @@ def test_an_image_too_large_to_decode_is_named(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:])
     with pytest.raises(ImageReadError, match=r"refuses to decode the image .*bomb\.png .*Make it smaller"):
         read_image(tmp_path / "bomb.png")
+
+
+def test_a_photograph_is_turned_as_its_exif_entry_says(tmp_path: Path) -> None:
+    upright = encode(".jpg", SMOOTH[:16, :24])
+    # A little-endian TIFF header, one entry: orientation (0x0112), short, one value: 6, turn right.
+    tiff = b"II*\0\x08\0\0\0" + b"\x01\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0" + b"\0\0\0\0"
+    payload = b"Exif\0\0" + tiff
+    segment = b"\xff\xe1" + (len(payload) + 2).to_bytes(2, "big") + payload
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(upright[:2] + segment + upright[2:])
+    image = read_image(path)
+    assert image.shape == (24, 16, 3)
+    np.testing.assert_array_equal(image, cv2.imread(str(path)))
