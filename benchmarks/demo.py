@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int, float], None]
 _EXAMPLES_PER_KIND = 1
 
 _EXAMPLES_RULE = (
-    "The examples are the first defective and the first good test image of each kind, not a selection."
+    "The examples are each kind's first defective and first good test image, not a selection."
 )
 
 

@@ -75,8 +75,8 @@ def _is_cut_jpeg(data: bytes) -> bool:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Read an image file as a frame.
 
-    Grey images are repeated on three channels, alpha is dropped, 16 bits become 8 as in `to_bgr`. A photograph
-    is turned as its EXIF entry says, so that a file scores as the array that cv2.imread gives of it.
+    Grey images are repeated on three channels, alpha is dropped, 16 bits become 8 as in `to_bgr`. A
+    photograph is turned as its EXIF entry says, so that a file scores as the array that cv2.imread gives.
 
     Args:
         path: The file; any characters.
