@@ -1,8 +1,9 @@
-"""Is the procedural line as hard as real data? Judged without any alignment, so that no aligner tunes its own test.
+"""Is the procedural line as hard as real data? Judged unaligned, so that no aligner tunes its own test.
 
-On MVTec AD the kinds' normal scores differ several-fold and mixing the kinds costs RevDist 12.8 points of I-AUROC
-(97.8 averaged, 85.0 mixed; paper, Table 1). The line is frozen by these criteria, on alignment 'none' alone:
-kinds' median u_img differ at least threefold, averaged I-AUROC lies in 90-98, averaged minus mixed in 5-15 points.
+On MVTec AD the kinds' normal scores differ several-fold, and mixing the kinds costs RevDist 12.8 points of
+I-AUROC (97.8 averaged, 85.0 mixed; paper, Table 1). The line is frozen by these criteria, on alignment 'none'
+alone: the kinds' median u_img differ at least threefold, averaged I-AUROC lies in 90-98, and averaged minus
+mixed in 5-15 points.
 """
 
 from __future__ import annotations

@@ -423,6 +423,7 @@ def _number(value: float | None) -> str:
 def _parity(parity: Any) -> str:
     drift = "" if parity.auroc_drift is None else f", AUROC drift {parity.auroc_drift:.3f} points"
     return (
-        f"{parity.images} frames on {parity.backend}: largest score difference {parity.max_score_difference:.2g} "
+        f"{parity.images} frames on {parity.backend}: "
+        f"largest score difference {parity.max_score_difference:.2g} "
         f"(limit {parity.score_limit:.2g}), largest map difference {parity.max_map_difference:.2g}{drift}"
     )

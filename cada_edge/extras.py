@@ -1,4 +1,4 @@
-"""Optional packages: looked for before they are needed, so that a missing one is a sentence, not a traceback."""
+"""Optional packages: looked for before their use, so that a missing one is a sentence, not a traceback."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The manifest: what a deployable model file is and how it was checked, as JSON beside it.
 
-``model.onnx`` has ``model.onnx.json``. Export writes it once; `calibrate` and `verify` rewrite their own part of
-it; the runtime reads it and trusts the model file only as far as the manifest's SHA-256 goes.
+``model.onnx`` has ``model.onnx.json``. Export writes it once, `calibrate` and `verify` rewrite their own
+part, and the runtime reads it and trusts the model file only as far as the manifest's SHA-256 goes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the threshold came about (split conformal, Vovk et al.; the rule is in `cada_edge.runtime.calibrate`)."""
+    """How the threshold came about (split conformal, Vovk et al.; rule: `cada_edge.runtime.calibrate`)."""
 
     images: int
     """Normal images whose scores set the threshold."""
@@ -57,7 +57,7 @@ class Parity:
     max_score_difference: float
     """Largest |score - reference| / max(1, |reference|)."""
     max_map_difference: float
-    """Largest difference of one pixel of the anomaly map, in aligned units; the reference is stored in fp16."""
+    """Largest difference of one pixel of the anomaly map, in aligned units; the reference is in fp16."""
     score_limit: float
     """What `max_score_difference` had to stay under."""
     backend: str
@@ -95,7 +95,7 @@ class Manifest:
     alignment: str
     """'none' or 'cada'."""
     range_floor: float
-    """Smallest range g^ - u^ that the alignment divides by (method of this project: half the 1 % quantile)."""
+    """Smallest range g^ - u^ that the alignment divides by (this project's own: half the 1 % quantile)."""
     smoothing: dict[str, Any]
     """Smoothing of the aligned map: kernel (pixels), sigma (pixels), padding."""
     top_fraction: float
@@ -185,7 +185,8 @@ class Manifest:
         version = data.get("schema_version") if isinstance(data, dict) else None
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise ManifestError(
-                f"{where} is no cada-edge manifest: its schema_version is {version!r}. Export the checkpoint again."
+                f"{where} is no cada-edge manifest: its schema_version is {version!r}. "
+                "Export the checkpoint again."
             )
         if version > SCHEMA_VERSION:
             raise ManifestError(
@@ -225,7 +226,8 @@ class Manifest:
         got = sha256_file(model_path)
         if got != self.model_sha256:
             raise ModelMismatchError(
-                f"The model {model_path} has SHA-256 {got[:12]}…; its manifest describes {self.model_sha256[:12]}…. "
+                f"The model {model_path} has SHA-256 {got[:12]}…; "
+                f"its manifest describes {self.model_sha256[:12]}…. "
                 "The file is damaged or was replaced: copy both again, or export the checkpoint again."
             )
 

@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "fp16")
 
 
 class FusedGraph(nn.Module):
-    """A trained model as it is exported; with fp16, the networks compute in half and everything around them in fp32."""
+    """A trained model as it is exported; with fp16 the networks compute in half, all around them in fp32."""
 
     def __init__(self, model: TrainedModel, *, precision: str = "fp32") -> None:
         """Copy the model.
@@ -43,7 +43,7 @@ class FusedGraph(nn.Module):
                 self.model.regressor.half()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score frames: uint8 (N, S, S, 3) BGR to score (N,), anomaly_map (N, S, S) and stats (N, 2), float32."""
+        """Score uint8 (N, S, S, 3) BGR: float32 score (N,), anomaly_map (N, S, S) and stats (N, 2)."""
         images = self.model.normalize(frames)
         if self.precision == "fp16":
             images = images.half()

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from cada_edge.errors import CheckFailedError, ConfigError, MissingExtraError, OutputError
+from cada_edge.export.graph import INPUT_NAME, PRECISIONS, FusedGraph
 from cada_edge.files import sha256_file
 from cada_edge.manifest import Manifest, Parity, manifest_path
-from cada_edge.export.graph import INPUT_NAME, PRECISIONS, FusedGraph
 from cada_edge.runtime.backend import OUTPUT_NAMES, Backend, choose_backend
 from cada_edge.runtime.datasets import DatasetIndex
 from cada_edge.runtime.metrics import auroc
@@ -223,8 +223,8 @@ def _with_drift(parity: Parity, engine: Backend, checkpoint: Checkpoint, data: D
     drift = abs(figures[0] - figures[1]) * 100
     if drift >= _DRIFT_LIMIT_POINTS:
         raise CheckFailedError(
-            f"The AUROC of the exported file differs from PyTorch's by {drift:.2f} points on {len(frames)} images; "
-            f"the limit is {_DRIFT_LIMIT_POINTS}. Export with --precision fp32."
+            f"The AUROC of the exported file differs from PyTorch's by {drift:.2f} points "
+            f"on {len(frames)} images; the limit is {_DRIFT_LIMIT_POINTS}. Export with --precision fp32."
         )
     return dataclasses.replace(parity, auroc_drift=drift, auroc_drift_reason=None)
 

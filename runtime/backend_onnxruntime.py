@@ -53,7 +53,7 @@ class OnnxRuntimeBackend:
             self._session = onnxruntime.InferenceSession(
                 str(self._path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no public base class
+        except Exception as error:  # broad: ONNX Runtime's exceptions have no public base class
             raise BackendError(
                 f"ONNX Runtime {onnxruntime.__version__} refuses {self._path}: {error} "
                 "The file is damaged or made by a newer version: export the checkpoint again."
@@ -72,7 +72,7 @@ class OnnxRuntimeBackend:
             raise ClosedError("The ONNX Runtime backend is closed; open it again before use.")
         try:
             return Outputs(*self._session.run(OUTPUT_NAMES, {self.spec.name: frames}))
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no public base class
+        except Exception as error:  # broad: ONNX Runtime's exceptions have no public base class
             raise BackendError(
                 f"ONNX Runtime failed on a batch of shape {frames.shape}, {frames.dtype}: {error}"
             ) from error

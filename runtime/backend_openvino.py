@@ -21,7 +21,7 @@ _KEPT_BATCH_SIZES = 4
 class OpenVinoBackend:
     """A model file in OpenVINO; each inference returns arrays of its own.
 
-    Every batch size is compiled by itself, when it first comes: static shapes run faster than a dynamic batch.
+    Every batch size is compiled by itself when it first comes: static shapes run faster than a dynamic batch.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
@@ -88,7 +88,8 @@ class OpenVinoBackend:
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if precision != "f32":
             raise BackendError(
-                f"OpenVINO would compute in {precision} although f32 was asked for. Use backend='onnxruntime'."
+                f"OpenVINO would compute in {precision} although f32 was asked for. "
+                "Use backend='onnxruntime'."
             )
         if len(self._requests) >= _KEPT_BATCH_SIZES:
             self._requests.popitem(last=False)

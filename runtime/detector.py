@@ -110,8 +110,8 @@ class Detector:
             self.manifest.check_model_file(self.path)
             if self.manifest.resize != RESIZE_NAME:
                 raise ModelMismatchError(
-                    f"The model {self.path} wants frames resized by {self.manifest.resize!r}; this runtime has "
-                    f"{RESIZE_NAME!r}. Upgrade cada-edge, or export the checkpoint again."
+                    f"The model {self.path} wants frames resized by {self.manifest.resize!r}; "
+                    f"this runtime has {RESIZE_NAME!r}. Upgrade cada-edge, or export the checkpoint again."
                 )
             self._backend.open()
             if self._backend.spec.size_hw != self.size_hw:
@@ -152,8 +152,8 @@ class Detector:
         """Inspect one frame.
 
         Args:
-            frame: uint8 (H, W, 3) BGR of any size (see `cada_edge.runtime.preprocess.to_bgr` for grey, BGRA and
-                16 bits), or a `Frame`, whose index, source and capture times then stand in the result.
+            frame: uint8 (H, W, 3) BGR of any size (see `cada_edge.runtime.preprocess.to_bgr` for grey, BGRA
+                and 16 bits), or a `Frame`, whose index, source and capture times then stand in the result.
 
         Returns:
             The detection; its arrays belong to the caller.
@@ -210,7 +210,8 @@ class Detector:
 
         Args:
             source: Image, folder, glob, video file, array, or iterable of arrays or paths; see
-                `cada_edge.open_source`. To draw on the frames, iterate over `open_source` and call the detector.
+                `cada_edge.open_source`. To draw on the frames, iterate over `open_source` and call the
+                detector.
 
         Yields:
             One detection per frame.

@@ -69,9 +69,9 @@ def evaluate_model(
         manifest = detector.manifest
         if alignment not in (None, manifest.alignment):
             raise ConfigError(
-                f"alignment {alignment!r} came, but {path} was exported with {manifest.alignment!r}, which is part of "
-                "the file. Evaluate the checkpoint instead: cada-edge eval checkpoint.pt DATA --alignment "
-                f"{alignment}"
+                f"alignment {alignment!r} came, but {path} was exported with {manifest.alignment!r}, "
+                "which is part of the file. Evaluate the checkpoint instead: "
+                f"cada-edge eval checkpoint.pt DATA --alignment {alignment}"
             )
 
         def predictions() -> Iterator[tuple[float, NDArray[np.float32]]]:

@@ -71,8 +71,8 @@ def score_limit(precision: str, reference: Reference) -> float:
     """Return the largest allowed |score - reference| / max(1, |reference|).
 
     Args:
-        precision: 'fp32': 1e-4. 'fp16' and 'int8': 2e-3 and 2e-2 of the spread, the distance from the 5th to the
-            95th percentile of the reference scores of the real normal frames.
+        precision: 'fp32': 1e-4. 'fp16' and 'int8': 2e-3 and 2e-2 of the spread, the distance from the 5th to
+            the 95th percentile of the reference scores of the real normal frames.
         reference: Where the spread is taken from.
     """
     if precision == "fp32":
@@ -105,8 +105,9 @@ def replay(
         outputs = infer(reference.frames[rows])
         if not all(np.isfinite(values).all() for values in outputs):
             raise CheckFailedError(
-                f"{backend} gave values that are not finite on the reference frames {start} to {start + _BATCH - 1}. "
-                "The model must not be used on this engine: export it with --precision fp32, or choose another backend."
+                f"{backend} gave values that are not finite on the reference frames "
+                f"{start} to {start + _BATCH - 1}. The model must not be used on this engine: "
+                "export it with --precision fp32, or choose another backend."
             )
         wanted = reference.score[rows]
         difference = np.abs(outputs.score - wanted) / np.maximum(1, np.abs(wanted))
@@ -115,9 +116,9 @@ def replay(
         largest_map = max(largest_map, float(np.abs(outputs.anomaly_map - maps).max()))
     if largest_score > limit:
         raise CheckFailedError(
-            f"Parity failed on {backend}: a score differs from PyTorch's by {largest_score:.3g} (relative above 1); "
-            f"the limit for {precision} is {limit:.3g}. Do not use this file: export with --precision fp32, "
-            "or choose another backend."
+            f"Parity failed on {backend}: a score differs from PyTorch's by {largest_score:.3g} "
+            f"(relative above 1); the limit for {precision} is {limit:.3g}. "
+            "Do not use this file: export with --precision fp32, or choose another backend."
         )
     return Parity(
         images=len(reference.frames),
@@ -155,7 +156,8 @@ def verify(model_path: str | Path, *, backend: str = "auto", threads: int | None
     reference = read_reference(reference_path)
     if sha256_file(reference_path) != manifest.reference_sha256:
         raise ModelMismatchError(
-            f"The reference file {reference_path} is not the one that the manifest describes. Copy both again."
+            f"The reference file {reference_path} is not the one that the manifest describes. "
+            "Copy both again."
         )
     engine: Backend = choose_backend(model_path, backend, threads=threads)
     engine.open()

@@ -1,11 +1,12 @@
-"""Class-agnostic distribution alignment (paper section 3.3): predict what normal pixels of this part would score.
+"""Class-agnostic distribution alignment (paper section 3.3): predict what normal pixels of a part score.
 
-The regressor takes the base's bottleneck feature and predicts (u^, g^), the mean and maximum of the unsmoothed
-anomaly map of normal images of the part's kind. Its convolution is 1x1 by default: the paper gives no size, and
-on wide_resnet50_2 a 3x3 would be 37.7 M weights against the paper's "little computation overhead".
+The regressor takes the base's bottleneck feature and predicts (u^, g^), the mean and maximum of the
+unsmoothed anomaly map of normal images of the part's kind. Its convolution is 1x1 by default: the paper gives
+no size, and on wide_resnet50_2 a 3x3 would be 37.7 M weights against the paper's "little computation
+overhead".
 
-The base is frozen, in eval mode and sees no augmentation here, so each training image's feature and targets are
-constants: `cada_edge.trainer.feature_cache` keeps them from one pass, `train_regressor` runs on the cached tensors.
+The base is frozen, in eval mode and sees no augmentation here, so each training image's feature and targets
+are constants: `cada_edge.trainer.feature_cache` keeps them from one pass for `train_regressor`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _SEED_STREAM = 2
 
 
 class Regressor(nn.Module):
-    """Convolutions, BatchNorm, ReLU, global average pooling, then linear layers with dropout before each (Table 3)."""
+    """Convolutions, BatchNorm, ReLU, global mean, then linear layers with dropout before each (Table 3)."""
 
     def __init__(self, channels: int, config: AlignerConfig, outputs: int = 2) -> None:
         super().__init__()
@@ -144,8 +145,8 @@ def train_regressor(
     Args:
         regressor: Trained in place, left in eval mode.
         images: Number of training images, at least 2.
-        fetch: Gives feature (B, C, h, w), u_img (B,) and g_img (B,) for image numbers int64 (B,); from a cache,
-            or by running the base.
+        fetch: Gives feature (B, C, h, w), u_img (B,) and g_img (B,) for image numbers int64 (B,); from a
+            cache, or by running the base.
         config: Optimiser and iterations.
         seed: Of the sampling and the dropout.
         device: Where to train.
@@ -159,7 +160,8 @@ def train_regressor(
     """
     if images < 2:
         raise TrainingError(
-            f"The aligner got {images} training image(s); wanted at least 2, better 16 of every kind. Add normal images."
+            f"The aligner got {images} training image(s); wanted at least 2, better 16 of every kind. "
+            "Add normal images."
         )
     regressor.to(device).train()
     optimizer = torch.optim.SGD(

@@ -105,8 +105,10 @@ def load_tensors(path: Path, *, kind: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"The {kind} {path} ({path.stat().st_size} bytes) cannot be read: it is damaged, truncated or no {kind} "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Copy it again or train again."
+            f"The {kind} {path} ({path.stat().st_size} bytes) cannot be read: "
+            f"it is damaged, truncated or no {kind} "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). "
+            "Copy it again or train again."
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; wanted a {kind} of cada-edge.")

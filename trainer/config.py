@@ -69,7 +69,8 @@ class SmoothingConfig:
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(
-                f"smoothing kernel {self.kernel} came; wanted an odd number of pixels from 1. Pass 5, or 1 for none."
+                f"smoothing kernel {self.kernel} came; wanted an odd number of pixels from 1. "
+                "Pass 5, or 1 for none."
             )
         if self.sigma <= 0:
             raise ConfigError(
@@ -124,7 +125,7 @@ class TrainConfig:
     encoder: str = "wide_resnet50_2.tv_in1k"
     """timm name and tag, or 'resnet18_procedural', the small one that comes with cada-edge."""
     encoder_weights: str | None = None
-    """A .safetensors or .pth file to take the encoder's weights from, instead of timm's hub; 'random' for none."""
+    """A .safetensors or .pth file with the encoder's weights, instead of timm's hub; 'random' for none."""
     decoder_activation: str = "gelu"
     """'gelu' (paper section 4.2) or 'relu' (RD4AD's own)."""
     size: int = 256
@@ -140,7 +141,7 @@ class TrainConfig:
     weight_decay: float = 1e-5
     """Of AdamW (section 4.2)."""
     schedule: str = "constant"
-    """Learning rate over the run: 'constant' (the paper names none) or 'cosine' to zero after 5 % of warm-up."""
+    """Learning rate over the run: 'constant' (the paper names none) or 'cosine' to 0 after 5 % warm-up."""
     alignment: str = "cada"
     """'cada' or 'none'; class-aware statistics are kept beside either where the folders name categories."""
     aligner: AlignerConfig = AlignerConfig()
@@ -158,11 +159,14 @@ class TrainConfig:
     device: str = "auto"
     """'auto' (CUDA where there is a device, said in the log), 'cpu', 'cuda' or 'cuda:N'."""
     amp: str = "auto"
-    """Mixed precision of the base's training, bf16: 'auto' (on CUDA only), 'on' (a CPU with AVX-512 BF16 or AMX gains too) or 'off'."""
+    """Mixed precision (bf16) of the base's training: 'auto' (on CUDA only), 'on' or 'off'.
+
+    A CPU with AVX-512 BF16 or AMX gains from 'on' too.
+    """
     threads: int | None = None
     """CPU threads; None leaves torch's own choice."""
     cache_features: str = "auto"
-    """Keep the frozen encoder's features in memory: 'auto' (on the CPU, where they take at most 4 GiB), 'on' or 'off'."""
+    """Keep the frozen encoder's features in memory: 'auto' (on the CPU, up to 4 GiB), 'on' or 'off'."""
     save_every: int = 250
     """Iterations between two resumable states."""
 

@@ -80,7 +80,8 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"device {name!r} came; wanted auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {name!r} came, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA device(s). "
+            f"device {name!r} came, but torch {torch.__version__} "
+            f"sees {torch.cuda.device_count()} CUDA device(s). "
             "Pass --device cpu, or check the driver with nvidia-smi."
         )
     return device
@@ -253,7 +254,7 @@ def _reference(
     held_frames: NDArray[np.uint8],
     size: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-    """Choose up to 61 real frames, evenly: held-out normal ones (else training ones), and anomalous test images."""
+    """Choose up to 61 real frames, evenly: held-out normal ones (else training ones) and anomalous ones."""
     anomalous = [sample for sample in index.test if sample.anomalous]
     anomalous = [anomalous[row] for row in _evenly(len(anomalous), _REFERENCE_FRAMES // 2)]
     normal = held_frames if len(held_out) >= 8 else frames

@@ -18,8 +18,8 @@ __all__ = ["batch_indices", "seeded"]
 def batch_indices(images: int, batch_size: int, iteration: int, *, seed: int, stream: int) -> Tensor:
     """Return the image numbers of one iteration's batch.
 
-    Each epoch is a permutation of its own; an incomplete last batch is dropped. With fewer images than a batch
-    holds they are drawn with replacement.
+    Each epoch is a permutation of its own; an incomplete last batch is dropped. With fewer images than a
+    batch holds, they are drawn with replacement.
 
     Args:
         images: Number of images.
@@ -42,7 +42,7 @@ def batch_indices(images: int, batch_size: int, iteration: int, *, seed: int, st
 
 @contextmanager
 def seeded(seed: int, stream: int, iteration: int) -> Iterator[None]:
-    """Run a block with torch's generators seeded for this iteration, and leave them as they were on the CPU."""
+    """Run a block with torch's generators seeded for this iteration; the CPU's is put back afterwards."""
     state = torch.random.get_rng_state()
     torch.manual_seed(
         int(np.random.SeedSequence([seed, stream, iteration]).generate_state(1, np.uint64)[0] >> np.uint64(1))

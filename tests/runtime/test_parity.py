@@ -101,7 +101,7 @@ def test_missing_and_damaged_reference_files(
 ) -> None:
     path = tiny_model.with_name("tiny.reference.npz")
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ModelMismatchError, match="reference file .* cannot be read"):
+    with pytest.raises(ModelMismatchError, match=r"reference file .* cannot be read"):
         verify(tiny_model)
     path.unlink()
     with pytest.raises(ModelMismatchError, match="cannot be read"):
