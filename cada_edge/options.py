@@ -25,7 +25,7 @@ def config_options(cls: type, helps: Mapping[str, str]) -> Callable[[_Command], 
     fields = {item.name: item for item in dataclasses.fields(cls)}
 
     def decorate(command: _Command) -> _Command:
-        for name in reversed(helps):
+        for name in reversed(list(helps)):
             item = fields[name]
             default = "none" if item.default is None else str(item.default)
             option = click.option(

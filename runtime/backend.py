@@ -46,10 +46,12 @@ class Backend(Protocol):
     @property
     def spec(self) -> InputSpec:
         """What the model takes; after `open`."""
+        ...
 
     @property
     def description(self) -> str:
         """Engine, version and device, as 'onnxruntime 1.20.0 CPU'."""
+        ...
 
     def open(self) -> None:
         """Load the model.
@@ -64,6 +66,7 @@ class Backend(Protocol):
         Raises:
             BackendError: The engine failed.
         """
+        ...
 
     def close(self) -> None:
         """Free everything; harmless when called twice."""
@@ -73,8 +76,8 @@ def choose_backend(path: Path, name: str = "auto", *, threads: int | None = None
     """Choose the engine for a model file, without loading it.
 
     Args:
-        path: The model file; its extension decides with 'auto': .onnx runs on OpenVINO where that is installed,
-            else on ONNX Runtime.
+        path: The model file; its extension decides with 'auto': .onnx runs on OpenVINO where that is
+            installed, else on ONNX Runtime.
         name: One of `BACKENDS`.
         threads: CPU threads; None for the engine's own choice.
 

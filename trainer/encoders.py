@@ -26,7 +26,7 @@ STRIDES = (4, 8, 16)
 """Pixels of the image per position of the three feature maps."""
 
 BUNDLED = {"resnet18_procedural": "resnet18"}
-"""Encoders whose weights come with cada-edge: name -> timm architecture (recipe: `cada_edge.trainer.pretrain`)."""
+"""Encoders whose weights come along: name -> timm architecture (recipe: `cada_edge.trainer.pretrain`)."""
 
 _WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
@@ -82,8 +82,8 @@ def build_encoder(name: str, weights: str | None = None) -> tuple[Encoder, str]:
     if not timm.is_model(architecture.split(".")[0]):
         close = timm.list_models(f"*{architecture.split('.')[0][:6]}*")[:5]
         raise ConfigError(
-            f"The encoder {name!r} is not known to timm {timm.__version__}; wanted a timm model name or one of "
-            f"{', '.join(BUNDLED)}. Similar: {', '.join(close) or 'none'}."
+            f"The encoder {name!r} is not known to timm {timm.__version__}; "
+            f"wanted a timm model name or one of {', '.join(BUNDLED)}. Similar: {', '.join(close) or 'none'}."
         )
     download = weights is None
     network = _create(name, architecture, pretrained=download)
@@ -101,10 +101,10 @@ def _create(name: str, architecture: str, *, pretrained: bool) -> Any:
     import timm
 
     try:
-        probe = timm.create_model(architecture, features_only=True, pretrained=False)
-        reductions = list(probe.feature_info.reduction())  # type: ignore[union-attr,operator]
+        probe: Any = timm.create_model(architecture, features_only=True, pretrained=False)
+        reductions = list(probe.feature_info.reduction())
         indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
-        out_indices = [probe.feature_info.out_indices[index] for index in indices]  # type: ignore[union-attr,index]
+        out_indices = [probe.feature_info.out_indices[index] for index in indices]
     except (ValueError, RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise ConfigError(
             f"The encoder {name!r} gives no feature maps at strides {STRIDES} ({error}). "
@@ -114,13 +114,14 @@ def _create(name: str, architecture: str, *, pretrained: bool) -> Any:
         return timm.create_model(
             architecture, features_only=True, pretrained=pretrained, out_indices=out_indices
         )
-    except Exception as error:  # noqa: BLE001 - the hub raises what its HTTP library raises
+    except Exception as error:  # broad: the hub raises what its HTTP library raises
         if not pretrained:
             raise
         raise InputError(
-            f"The weights of {name!r} could not be downloaded ({type(error).__name__}: {error}). On a machine with a "
-            f"network run: python -c \"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True)"
-            f".state_dict(), 'encoder.pth')\", bring the file here and pass --encoder-weights encoder.pth"
+            f"The weights of {name!r} could not be downloaded ({type(error).__name__}: {error}). "
+            "On a machine with a network run: "
+            f"python -c \"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True)"
+            ".state_dict(), 'encoder.pth')\", bring the file here and pass --encoder-weights encoder.pth"
         ) from error
 
 
@@ -137,7 +138,7 @@ def _load_weights(network: nn.Module, path: Path) -> None:
             state: dict[str, Any] = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - each format has its own errors
+    except Exception as error:  # broad: each format has its own errors
         raise InputError(
             f"The weights file {path} cannot be read ({type(error).__name__}: {error}). "
             "Wanted a .safetensors or .pth state dict; copy it again."
@@ -151,8 +152,9 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     if missing or wrong:
         examples = ", ".join((missing + wrong)[:3])
         raise InputError(
-            f"The weights file {path} does not fit the encoder: {len(missing)} of {len(wanted)} tensors missing, "
-            f"{len(wrong)} of another shape ({examples}). Pass a file of the same architecture in timm's or torchvision's keys."
+            f"The weights file {path} does not fit the encoder: "
+            f"{len(missing)} of {len(wanted)} tensors missing, {len(wrong)} of another shape ({examples}). "
+            "Pass a file of the same architecture in timm's or torchvision's keys."
         )
     network.load_state_dict({key: found.get(key, wanted[key]).to(wanted[key].dtype) for key in wanted})
     _log.info("encoder weights from %s", path)

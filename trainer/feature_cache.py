@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class FeatureCache:
             OutputError: The disk does not take them.
         """
         self.delete()
-        file: np.memmap | None = None  # type: ignore[type-arg]
+        file: np.memmap[Any, Any] | None = None
         means: list[float] = []
         maxima: list[float] = []
         try:
@@ -75,7 +76,8 @@ class FeatureCache:
         except OSError as error:
             self.delete()
             raise OutputError(
-                f"Cannot write the feature cache {self._features}: {error}. Free some space; 'train --resume' goes on."
+                f"Cannot write the feature cache {self._features}: {error}. "
+                "Free some space; 'train --resume' goes on."
             ) from error
         write_atomic(self._targets, json.dumps({"key": self._key, "mean": means, "maximum": maxima}).encode())
         loaded = self.load()

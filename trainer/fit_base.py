@@ -53,7 +53,7 @@ def learning_rate_factor(schedule: str, iteration: int, iterations: int) -> floa
 def _feature_fetcher(
     model: TrainedModel, frames: NDArray[np.uint8], config: TrainConfig, device: torch.device
 ) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Return what gives the frozen features of image numbers: from memory where that pays, else by the encoder."""
+    """Return what gives the frozen features of image numbers: from memory where that pays, else computed."""
 
     def encode(rows: Tensor) -> tuple[Tensor, ...]:
         batch = torch.from_numpy(frames[rows.numpy()]).to(device, non_blocking=True)
@@ -106,7 +106,7 @@ def fit_base(
     base = model.base.to(device)
     model.to(device)
     if device.type == "cuda":
-        base.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        base.to(memory_format=torch.channels_last)
     base.train()
     optimizer = torch.optim.AdamW(
         base.parameter_groups(), config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
@@ -133,7 +133,8 @@ def fit_base(
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
-                f"The loss became {value} at iteration {iteration} (images {rows.tolist()} of the training set). "
+                f"The loss became {value} at iteration {iteration} "
+                f"(images {rows.tolist()} of the training set). "
                 f"The last good state is {state_path}; lower --learning-rate and go on with --resume."
             )
         if progress is not None:
@@ -183,7 +184,8 @@ def _restore(
         )
     if state["data_fingerprint"] != data:
         raise CheckpointError(
-            f"The state {path} was trained on other images. Resume with the same data, or choose another run folder."
+            f"The state {path} was trained on other images. "
+            "Resume with the same data, or choose another run folder."
         )
     base.load_state_dict(state["base"])
     optimizer.load_state_dict(state["optimizer"])

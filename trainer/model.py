@@ -17,11 +17,14 @@ from cada_edge.trainer.scoring import MapScorer
 __all__ = ["BASE_CLASSES", "Normalize", "TrainedModel", "build_model"]
 
 BASE_CLASSES = {"revdist": RevDist}
-"""Base method -> class. A class has `encode`, `loss_on`, `maps_on`, `parameter_groups`, `bottleneck_channels`."""
+"""Base method -> class: with `encode`, `loss_on`, `maps_on`, `parameter_groups`, `bottleneck_channels`."""
 
 
 class Normalize(nn.Module):
     """Turn uint8 BGR frames into normalised RGB planes: swap and scale are one 1x1 convolution."""
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class Normalize(nn.Module):
         """
         # The cast comes first: TensorRT takes no transpose of uint8 (NVIDIA/TensorRT#3985).
         planes = frames.float().permute(0, 3, 1, 2)  # (N, S, S, 3) -> (N, 3, S, S)
-        return nn.functional.conv2d(planes, self.weight, self.bias)  # type: ignore[arg-type]
+        return nn.functional.conv2d(planes, self.weight, self.bias)
 
 
 class TrainedModel(nn.Module):
@@ -125,8 +128,9 @@ class TrainedModel(nn.Module):
                 unknown = sorted(set(categories) - set(table))
                 if unknown:
                     raise DatasetError(
-                        f"class-aware alignment met the categories {', '.join(unknown)}, which training did not see "
-                        f"(it saw {', '.join(sorted(table)) or 'none'}). Use alignment cada, which needs no category."
+                        f"class-aware alignment met the categories {', '.join(unknown)}, "
+                        f"which training did not see (it saw {', '.join(sorted(table)) or 'none'}). "
+                        "Use alignment cada, which needs no category."
                     )
                 pairs = torch.tensor([table[name] for name in categories], device=frames.device)
                 mean, spread = pairs[:, 0], guarded(pairs[:, 0], pairs[:, 1], self.floor)

@@ -34,7 +34,8 @@ def cosine_distance(target: Tensor, rebuilt: Tensor) -> Tensor:
     """
     target, rebuilt = target.float(), rebuilt.float()
     dot = (target * rebuilt).sum(1)
-    # 1e-6 on each norm, as a floor: representable in half precision's fp32 islands and far below any real feature.
+    # 1e-6 on each norm, as a floor: representable in half precision's fp32 islands and far below any real
+    # feature.
     norms = target.square().sum(1).sqrt().clamp_min(1e-6) * rebuilt.square().sum(1).sqrt().clamp_min(1e-6)
     return 1 - dot / norms
 
@@ -77,9 +78,12 @@ class _Residual(nn.Module):
         activation: Callable[[], nn.Module],
     ) -> None:
         super().__init__()
-        spatial = {"none": lambda a, b: _conv(a, b, 3), "down": lambda a, b: _conv(a, b, 3, 2), "up": _up}[
-            resize
-        ]
+        resizing: dict[str, Callable[[int, int], nn.Module]] = {
+            "none": lambda a, b: _conv(a, b, 3),
+            "down": lambda a, b: _conv(a, b, 3, 2),
+            "up": _up,
+        }
+        spatial = resizing[resize]
         layers: list[nn.Module]
         if width is None:
             layers = [spatial(inputs, outputs), nn.BatchNorm2d(outputs), activation()]
@@ -91,13 +95,17 @@ class _Residual(nn.Module):
         self.main = nn.Sequential(*layers)
         self.shortcut = nn.Sequential()
         if resize != "none" or inputs != outputs:
-            change = {"none": lambda: _conv(inputs, outputs, 1), "down": lambda: _conv(inputs, outputs, 1, 2)}
-            change["up"] = lambda: _up(inputs, outputs)  # type: ignore[assignment,return-value]
+            change: dict[str, Callable[[], nn.Module]] = {
+                "none": lambda: _conv(inputs, outputs, 1),
+                "down": lambda: _conv(inputs, outputs, 1, 2),
+                "up": lambda: _up(inputs, outputs),
+            }
             self.shortcut = nn.Sequential(change[resize](), nn.BatchNorm2d(outputs))
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.main(x) + self.shortcut(x))
+        activated: Tensor = self.activation(self.main(x) + self.shortcut(x))
+        return activated
 
 
 def _stage(
@@ -118,7 +126,7 @@ def _stage(
 
 
 class OneClassBottleneck(nn.Module):
-    """Fuse the three feature maps and squeeze them: RD4AD's one-class bottleneck embedding, without its unused parts."""
+    """Fuse and squeeze the three feature maps: RD4AD's one-class embedding, without its unused parts."""
 
     def __init__(self, channels: tuple[int, int, int]) -> None:
         super().__init__()
@@ -155,7 +163,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, bottleneck: Tensor) -> tuple[Tensor, ...]:
-        """Rebuild the encoder's maps from (N, 2 * C_3, S / 32, S / 32); finest first, as the encoder gives them."""
+        """Rebuild the encoder's maps from (N, 2 * C_3, S / 32, S / 32), finest first as the encoder's."""
         rebuilt = []
         x = bottleneck
         for stage in self.stages:
@@ -184,7 +192,8 @@ class RevDist(nn.Module):
             images: float (N, 3, S, S), RGB, normalised.
         """
         with torch.no_grad():
-            return self.encoder(images)
+            features: tuple[Tensor, ...] = self.encoder(images)
+        return features
 
     def loss_on(self, encoded: Sequence[Tensor], *, progress: float = 0.0) -> Tensor:
         """Compute the training loss from `encode`'s result.

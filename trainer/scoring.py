@@ -1,8 +1,8 @@
-"""From distance maps to one aligned, smoothed anomaly map and one score: used by evaluation and by the export graph.
+"""From distance maps to one aligned, smoothed anomaly map and one score: for evaluation and the export graph.
 
-The order is upsample, mean over the maps, align, smooth, top-k mean (the CADA author's public evaluation code).
-Upsampling, mean and smoothing are linear and separable, so each is a product with constant matrices and no
-full-size intermediate exists: with S the smoothing along one axis and A_k the upsampling of map k,
+The order is upsample, mean over the maps, align, smooth, top-k mean (the CADA author's public evaluation
+code). Upsampling, mean and smoothing are linear and separable, so each is a product with constant matrices
+and no full-size intermediate exists: with S the smoothing along one axis and A_k the upsampling of map k,
 
     S ((mean_k A_k m_k A_k^T - u) / r) S^T  =  (mean_k (S A_k) m_k (S A_k)^T  -  u * (S 1)(S 1)^T) / r.
 
@@ -101,6 +101,8 @@ def top_mean(maps: Tensor, count: int) -> Tensor:
 
 class MapScorer(nn.Module):
     """Turn distance maps and the statistics (u, range) into aligned anomaly maps and scores."""
+
+    edge: Tensor
 
     def __init__(
         self, sides: Sequence[int], size: int, *, smoothing: SmoothingConfig, top_fraction: float

@@ -167,7 +167,7 @@ def sample(lattice: FloatArray, u: FloatArray, v: FloatArray) -> FloatArray:
     height, width = lattice.shape[0] * _FINER, lattice.shape[1] * _FINER
     padded = np.pad(lattice, 1, mode="wrap")
     finer = cv2.resize(padded, (width + 2 * _FINER, height + 2 * _FINER), interpolation=cv2.INTER_LINEAR)
-    turn = np.ascontiguousarray(finer[_FINER:-_FINER, _FINER:-_FINER])
+    turn = np.ascontiguousarray(finer[_FINER:-_FINER, _FINER:-_FINER], lattice.dtype)
     across = np.floor(u * np.float32(width)).astype(np.int32) % np.int32(width)
     down = np.floor(v * np.float32(height)).astype(np.int32) % np.int32(height)
     found: FloatArray = np.take(turn, down * np.int32(width) + across)

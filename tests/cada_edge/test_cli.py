@@ -122,7 +122,9 @@ def test_predict_prints_a_line_a_frame_and_saves_overlays(exported: Path, line: 
     assert all(row["threshold"] == 0.5 for row in rows)
     saved = sorted((tmp_path / "out").iterdir())
     assert len(saved) == 2
-    assert cv2.imread(str(saved[0])).shape == (64, 64, 3)
+    overlay = cv2.imread(str(saved[0]))
+    assert overlay is not None
+    assert overlay.shape == (64, 64, 3)
     assert _run("stream", exported, folder).stdout.count("Detection(") == 2
 
 

@@ -1,4 +1,4 @@
-"""Small data sets on disk, one per layout, with names that trip a careless reader, and a model of known numbers."""
+"""Small data sets on disk, with names that trip a careless reader, and a model of known numbers."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _write_tiny_model(path: Path, **changes: Any) -> Path:
         Reference(
             frames,
             maps.mean((1, 2)),
-            np.tile(np.float32(TINY_STATS), (5, 1)),
+            np.tile(np.array(TINY_STATS, np.float32), (5, 1)),
             maps.astype(np.float16),
             np.array([0, 0, 0, 1, -1], np.int8),
         ),

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.ndimage import label  # type: ignore[import-untyped]  # it ships no types
+from scipy.ndimage import label
 
 from cada_edge.errors import InputError
 from cada_edge.runtime.aupro import RegionScores, aupro
@@ -19,8 +19,9 @@ def by_brute_force(images: Images, limit: float) -> float:
     masks = np.stack([image[1] for image in images]) > 0
     regions = []
     for index, mask in enumerate(masks):
-        labels, count = label(mask, np.ones((3, 3)))
-        regions += [maps[index][labels == number] for number in range(1, count + 1)]
+        labels = np.zeros(mask.shape, np.int32)
+        label(mask, np.ones((3, 3)), labels)
+        regions += [maps[index][labels == number] for number in range(1, labels.max() + 1)]
     rates, overlaps = [0.0], [0.0]
     for threshold in np.unique(maps)[::-1]:
         rates.append(float((maps[~masks] >= threshold).mean()))

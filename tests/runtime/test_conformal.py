@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy import stats  # type: ignore[import-untyped]  # it ships no types
+from scipy import stats
 
 from cada_edge.errors import ConfigError, InputError
 from cada_edge.manifest import Calibration

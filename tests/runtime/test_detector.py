@@ -76,6 +76,7 @@ def test_batches_equal_single_calls_and_own_their_arrays(tiny_model: Path, backe
         alone = [detector(frame) for frame in frames]
     for one, other, before in zip(together, alone, kept, strict=True):
         assert one.score == pytest.approx(other.score, abs=1e-6)
+        assert one.anomaly_map is not None
         assert np.array_equal(one.anomaly_map, before)
 
 
@@ -219,12 +220,12 @@ def test_a_model_that_gives_nan_is_refused(tiny_model: Path, monkeypatch: pytest
         )
         # No real file gives NaN on demand: the engine's answer is replaced.
         monkeypatch.setattr(detector._backend, "infer", lambda frames: broken)
-        with pytest.raises(BackendError, match="not finite.*cada-edge verify"):
+        with pytest.raises(BackendError, match=r"not finite.*cada-edge verify"):
             detector(GREY)
 
 
 def test_missing_model_and_manifest(tmp_path: Path, tiny_model: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="no model file at .*cada-edge export"):
+    with pytest.raises(ModelNotFoundError, match=r"no model file at .*cada-edge export"):
         Detector(tmp_path / "none.onnx")
     manifest_path(tiny_model).unlink()
     with pytest.raises(ManifestError, match="has no manifest"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped]  # it ships no types
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cada_edge.errors import InputError
 from cada_edge.runtime.metrics import (

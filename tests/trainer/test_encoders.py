@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ):
         build_encoder("resnet50", str(path))
     (tmp_path / "cut.safetensors").write_bytes(b"12345")
-    with pytest.raises(InputError, match="cut.safetensors cannot be read"):
+    with pytest.raises(InputError, match=r"cut\.safetensors cannot be read"):
         build_encoder("resnet18", str(tmp_path / "cut.safetensors"))
-    with pytest.raises(InputError, match="no weights file at .*check --encoder-weights"):
+    with pytest.raises(InputError, match=r"no weights file at .*check --encoder-weights"):
         build_encoder("resnet18", str(tmp_path / "none.pth"))
 
 
@@ -79,7 +80,7 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused_with_similar_ones() -> None:
-    with pytest.raises(ConfigError, match="'resnet19' is not known to timm .* Similar: .*resnet"):
+    with pytest.raises(ConfigError, match=r"'resnet19' is not known to timm .* Similar: .*resnet"):
         build_encoder("resnet19", "random")
 
 
@@ -89,12 +90,12 @@ def test_networks_without_a_pyramid_are_refused() -> None:
 
 
 def test_a_failed_download_says_how_to_bring_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    create = timm.create_model
+    create: Callable[..., object] = timm.create_model
 
     def offline(name: str, *args: object, pretrained: bool = False, **options: object) -> object:
         if pretrained:
             raise OSError("no route to the hub")
-        return create(name, *args, pretrained=False, **options)  # type: ignore[arg-type]
+        return create(name, *args, pretrained=False, **options)
 
     # The download itself is the one thing replaced: tests have no network.
     monkeypatch.setattr(timm, "create_model", offline)

@@ -111,13 +111,16 @@ def test_cached_and_uncached_encoder_features_give_the_same_loss(
     losses: dict[str, list[float]] = {}
     for mode in ("on", "off"):
         seen = losses.setdefault(mode, [])
+
+        def keep(stage: str, done: int, total: int, loss: float, seen: list[float] = seen) -> None:
+            if stage == "base":
+                seen.append(loss)
+
         fit(
             index_dataset(tiny_line),
             tmp_path / mode,
             dataclasses.replace(tiny_config, cache_features=mode, iterations=2),
-            progress=lambda stage, done, total, loss, seen=seen: (
-                seen.append(loss) if stage == "base" else None
-            ),
+            progress=keep,
         )
     # Only the first: AdamW's first step is the gradient's sign, which turns rounding into full steps.
     assert losses["on"][0] == pytest.approx(losses["off"][0], rel=1e-5)
@@ -179,7 +182,7 @@ def test_an_unreadable_image_is_named_before_training(
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG no image")
     samples = (dataclasses.replace(index.train[0], image=broken), *index.train[1:])
-    with pytest.raises(DatasetError, match="broken.png"):
+    with pytest.raises(DatasetError, match=r"broken\.png"):
         fit(dataclasses.replace(index, samples=samples), tmp_path / "run", tiny_config)
     assert not (tmp_path / "run" / "state.pt").exists()
 
@@ -188,7 +191,7 @@ def test_a_run_folder_that_is_a_file_is_refused(
     tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "run").write_text("taken")
-    with pytest.raises(OutputError, match="run folder .* cannot be written"):
+    with pytest.raises(OutputError, match=r"run folder .* cannot be written"):
         fit(index_dataset(tiny_line), tmp_path / "run", tiny_config)
 
 
@@ -199,8 +202,6 @@ def test_a_full_disk_while_saving_keeps_the_last_state(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from cada_edge.trainer import checkpoint as module
-
     state = (whole_run / "state.pt").read_bytes()
     (tmp_path / "state.pt").write_bytes(state)
 
@@ -209,7 +210,7 @@ def test_a_full_disk_while_saving_keeps_the_last_state(
         raise OSError(28, "No space left on device")
 
     # A disk cannot be filled in a test; the failure is injected where torch writes.
-    monkeypatch.setattr(module.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OutputError, match="No space left on device"):
         fit(index_dataset(tiny_line), tmp_path, tiny_config)
     assert (tmp_path / "state.pt").read_bytes() == state
