@@ -117,8 +117,8 @@ def uncached_fetch(model: TrainedModel, frames: NDArray[np.uint8], device: torch
         with torch.no_grad():
             maps, bottleneck = model.base(model.normalize(torch.from_numpy(frames[rows.numpy()]).to(device)))
             raw = model.scorer.raw_map(maps)
-        # The base works in channels_last, the cache does not: another layout rounds otherwise, and once a unit
-        # of the regressor that lies at zero comes out on its other side, the weights part by 1e-3.
+        # The base works in channels_last, the cache does not. Another layout rounds otherwise, and once a
+        # unit of the regressor that lies at zero comes out on its other side, the weights part by 1e-3.
         return bottleneck.float().contiguous(), raw.float().mean((1, 2)), raw.float().amax((1, 2))
 
     return fetch
