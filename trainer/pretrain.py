@@ -53,8 +53,11 @@ from torch import nn
 from tqdm import tqdm
 
 from cada_edge.errors import ConfigError
+from cada_edge.files import atomic_path
+from cada_edge.trainer.checkpoint import save_tensors
+from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD
 from cada_edge.trainer.pretext import Scene, TextureBank, draw_bank, draw_batch
-from cada_edge.trainer.pretrain_heads import MEAN, STD, DenseHeads, evaluate, to_tensors
+from cada_edge.trainer.pretrain_heads import DenseHeads, evaluate, to_tensors
 
 __all__ = ["PretrainConfig", "build_encoder", "pretrain", "round_weights", "save_weights"]
 
@@ -183,8 +186,7 @@ def pretrain(
         if (step + 1) % save_every == 0:
             state = {"config": asdict(config), "encoder": encoder.state_dict(), "heads": heads.state_dict()}
             state |= {"optimiser": optimiser.state_dict(), "step": step + 1, "seconds": seconds()}
-            torch.save(state, partial.with_suffix(".tmp"))
-            partial.with_suffix(".tmp").replace(partial)
+            save_tensors(partial, state)
     progress.close()
 
     round_weights(encoder)
@@ -194,7 +196,7 @@ def pretrain(
         "config": asdict(config),
         "wall_time_s": round(seconds()),
         "held_out": evaluate(encoder, heads, _held_out(config, held_out_scenes), labels=config.labels),
-        "input": {"colour_order": "RGB", "mean": MEAN, "std": STD},
+        "input": {"colour_order": "RGB", "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         "versions": {
             "torch": torch.__version__,
             "timm": timm.__version__,
@@ -218,15 +220,12 @@ def round_weights(encoder: nn.Module) -> None:
 
 def save_weights(encoder: nn.Module, metadata: dict[str, object], out: Path) -> None:
     """Write timm's names: convolutions in half precision, batch-norms in single, metadata in the header."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (tensor.half() if tensor.ndim == 4 else tensor).contiguous()
         for name, tensor in encoder.state_dict().items()
     }
-    unfinished = out.with_suffix(".tmp")
-    save_file(tensors, unfinished, metadata={"format": "pt", "pretrain": json.dumps(metadata)})
-    unfinished.chmod(0o644)
-    unfinished.replace(out)
+    with atomic_path(out) as unfinished:
+        save_file(tensors, unfinished, metadata={"format": "pt", "pretrain": json.dumps(metadata)})
 
 
 def _batches(bank: TextureBank, config: PretrainConfig, first: int) -> Iterator[Scene]:

@@ -10,14 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, STRIDES
 from cada_edge.trainer.pretext import MARKS, Scene
 
-__all__ = ["MEAN", "STD", "DenseHeads", "evaluate", "to_tensors"]
+__all__ = ["DenseHeads", "evaluate", "to_tensors"]
 
-MEAN = (0.485, 0.456, 0.406)
-"""ImageNet's, RGB, of pixels in 0-1: what the runtime's graphs use as well."""
-STD = (0.229, 0.224, 0.225)
-_STRIDES = (4, 8, 16)
 _CHANNELS = (64, 128, 256)
 
 
@@ -52,7 +49,7 @@ class DenseHeads(nn.Module):
             labels: how many positions of a map that are.
         """
         total = images.new_zeros(())
-        for level, (stride, feature) in enumerate(zip(_STRIDES, features, strict=True)):
+        for level, (stride, feature) in enumerate(zip(STRIDES, features, strict=True)):
             flat, targets = flatten(feature), recipes_at(recipe, stride)
             chosen = torch.randperm(len(targets), generator=picks)[:labels]
             total = total + F.cross_entropy(self.recipe[level](flat[chosen]).float(), targets[chosen])
@@ -82,7 +79,7 @@ def marks_at(marks: Tensor, stride: int) -> Tensor:
 def to_tensors(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     """Turn a batch of scenes into normalised images, materials and marks as the heads take them."""
     pixels = torch.from_numpy(scene.image).permute(0, 3, 1, 2).float()  # (B, S, S, 3) -> (B, 3, S, S)
-    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images = ((pixels / 255 - mean) / deviation).contiguous(memory_format=torch.channels_last)
     marks = torch.from_numpy(scene.marks).permute(0, 3, 1, 2).float()  # (B, S, S, 6) -> (B, 6, S, S)
     return images, torch.from_numpy(scene.recipe).long(), marks
@@ -99,17 +96,17 @@ def evaluate(
         mark the AUROC of finding the cells that hold it.
     """
     encoder.eval()
-    found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in _STRIDES]
+    found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in STRIDES]
     for scene in batches:
         images, recipe, marks = to_tensors(scene)
-        for level, (stride, feature) in enumerate(zip(_STRIDES, encoder(images), strict=True)):
+        for level, (stride, feature) in enumerate(zip(STRIDES, encoder(images), strict=True)):
             targets = recipes_at(recipe, stride)
             chosen = slice(None, None, max(1, len(targets) // labels))
             guesses = heads.recipe[level](flatten(feature)[chosen]).topk(min(5, heads.recipes)).indices
             logits, present = heads.marks[level](feature), marks_at(marks, stride)
             found[level].append((guesses == targets[chosen, None], flatten(logits), flatten(present)))
     figures: dict[str, object] = {}
-    for stride, parts in zip(_STRIDES, found, strict=True):
+    for stride, parts in zip(STRIDES, found, strict=True):
         is_right, logits, present = (torch.cat(part) for part in zip(*parts, strict=True))
         aurocs = [_auroc(logits[:, mark].numpy(), present[:, mark].numpy() > 0) for mark in range(len(MARKS))]
         figures[f"stride_{stride}"] = {
