@@ -3,7 +3,7 @@
 Times are taken in turns (bare, Detector, Detector, bare, ...), so that a machine that slows down slows both,
 and compared pair by pair; nothing is trimmed. The bare call runs on the Detector's own session: a second one
 would bring a second thread pool, whose waiting threads take the cores away from the first. It is what an
-application would write with the engine alone, the preprocessing included where the frame has another size than
+application would write with the engine alone, preprocessing included where the frame has another size than
 the model, without copying the results.
 """
 
