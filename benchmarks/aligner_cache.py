@@ -159,7 +159,7 @@ def measure(config: AlignerCacheConfig, folder: Path) -> AlignerCacheFigures:
     with torch.inference_mode():
         predicted = [
             (fast(part) - slow(part)).abs().max().item()
-            for part in kept.features.to(device).split(_PASS_BATCH)
+            for part in torch.split(kept.features.to(device), _PASS_BATCH)
         ]
     cached_s, uncached_s = statistics.fmean(fast_times), statistics.fmean(slow_times)
     cached_p50_s, uncached_p50_s = statistics.median(fast_times), statistics.median(slow_times)

@@ -40,9 +40,7 @@ Progress = Callable[[str, int, int, float], None]
 
 _EXAMPLES_PER_KIND = 1
 
-_EXAMPLES_RULE = (
-    "The examples are each kind's first defective and first good test image, not a selection."
-)
+_EXAMPLES_RULE = "The examples are each kind's first defective and first good test image, not a selection."
 
 
 @dataclass(frozen=True)

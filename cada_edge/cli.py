@@ -411,7 +411,7 @@ def demo(out: Path, as_json: bool, **options: Any) -> None:
     from cada_edge.benchmarks.demo import DemoConfig, run_demo
     from cada_edge.trainer.progress import ProgressBars
 
-    with ProgressBars() as bars:
+    with ProgressBars(images_per_step=TrainConfig.batch_size) as bars:
         summary = run_demo(out, DemoConfig(**given(options)), progress=bars.update)
     _print(summary, as_json=as_json, text=lambda: json.dumps(summary, indent=2, default=str))
 

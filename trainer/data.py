@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cada_edge.runtime.datasets import Sample, load_images
+from cada_edge.trainer.array_file import write_rows
 
 __all__ = ["MEMORY_LIMIT_BYTES", "batches", "decode"]
 
@@ -33,16 +34,20 @@ def decode(samples: Sequence[Sample], size: int, *, spill: Path | None = None) -
 
     Raises:
         ImageReadError: An image cannot be read; the message names it.
+        OutputError: The disk does not take the file.
     """
-    shape = (len(samples), size, size, 3)
-    frames: NDArray[np.uint8]
-    if spill is not None and int(np.prod(shape)) > MEMORY_LIMIT_BYTES:
-        frames = np.lib.format.open_memmap(spill, "w+", np.uint8, shape)
-    else:
-        frames = np.empty(shape, np.uint8)
-    for start in range(0, len(samples), _CHUNK):
-        paths = [sample.image for sample in samples[start : start + _CHUNK]]
-        frames[start : start + len(paths)] = load_images(paths, (size, size))
+
+    def parts() -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, len(samples), _CHUNK):
+            yield load_images([sample.image for sample in samples[start : start + _CHUNK]], (size, size))
+
+    if spill is not None and len(samples) * size * size * 3 > MEMORY_LIMIT_BYTES:
+        return write_rows(spill, parts(), len(samples))
+    frames = np.empty((len(samples), size, size, 3), np.uint8)
+    done = 0
+    for part in parts():
+        frames[done : done + len(part)] = part
+        done += len(part)
     return frames
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cada_edge.errors import OutputError
 from cada_edge.files import write_atomic
 from cada_edge.trainer.aligner import Statistics
+from cada_edge.trainer.array_file import write_rows
 
 __all__ = ["FeatureCache"]
 
@@ -39,7 +39,7 @@ class FeatureCache:
             if targets["key"] != self._key:
                 return None
             features = np.load(self._features, mmap_mode="c")
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
             return None
         mean, maximum = torch.tensor(targets["mean"]), torch.tensor(targets["maximum"])
         return Statistics(torch.from_numpy(features), mean, maximum) if len(features) == len(mean) else None
@@ -58,27 +58,16 @@ class FeatureCache:
             OutputError: The disk does not take them.
         """
         self.delete()
-        file: np.memmap[Any, Any] | None = None
         means: list[float] = []
         maxima: list[float] = []
-        try:
+
+        def features() -> Iterator[NDArray[np.float32]]:
             for maps, bottleneck in passes:
-                rows = bottleneck.float().cpu().numpy()
-                if file is None:
-                    file = np.lib.format.open_memmap(
-                        self._features, "w+", np.float32, (images, *rows.shape[1:])
-                    )
-                file[len(means) : len(means) + len(rows)] = rows
-                means += maps.float().mean((1, 2)).tolist()
-                maxima += maps.float().amax((1, 2)).tolist()
-            if file is not None:
-                file.flush()
-        except OSError as error:
-            self.delete()
-            raise OutputError(
-                f"Cannot write the feature cache {self._features}: {error}. "
-                "Free some space; 'train --resume' goes on."
-            ) from error
+                means.extend(maps.float().mean((1, 2)).tolist())
+                maxima.extend(maps.float().amax((1, 2)).tolist())
+                yield bottleneck.float().cpu().numpy()
+
+        write_rows(self._features, features(), images)
         write_atomic(self._targets, json.dumps({"key": self._key, "mean": means, "maximum": maxima}).encode())
         loaded = self.load()
         assert loaded is not None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ CPU = torch.device("cpu")
 def _passes(value: float = 1.0, images: int = 5) -> Iterator[tuple[Tensor, Tensor]]:
     """Give maps and features in batches of two; image i has mean and maximum value + i."""
     numbers = torch.arange(images, dtype=torch.float32) + value
-    for rows in numbers.split(2):
+    for rows in torch.split(numbers, 2):
         yield rows[:, None, None].expand(-1, 4, 4), rows[:, None, None, None].expand(-1, 3, 2, 2)
 
 
@@ -122,14 +121,21 @@ def test_an_interrupted_fill_leaves_nothing_that_is_used(tmp_path: Path) -> None
     assert cache.fill(_passes(3.0), 5).mean.tolist() == [3.0, 4.0, 5.0, 6.0, 7.0]
 
 
-def test_a_full_disk_is_said_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np.lib.format, "open_memmap", full)
-    with pytest.raises(OutputError, match=r"Cannot write the feature cache .*No space left.*--resume"):
+def test_a_full_disk_is_said_and_leaves_no_file(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
+    small_disk(64)
+    with pytest.raises(OutputError, match=r"Cannot write .*aligner_features\.npy: File too large.*--resume"):
         FeatureCache(tmp_path, "key").fill(_passes(), 5)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY"])
+def test_damaged_files_are_not_used(tmp_path: Path, damage: bytes) -> None:
+    cache = FeatureCache(tmp_path, "key")
+    cache.fill(_passes(), 5)
+    (tmp_path / "aligner_features.npy").write_bytes(damage)
+    assert cache.load() is None
+    (tmp_path / "aligner_targets.json").write_text("[]")
+    assert cache.load() is None
 
 
 def test_delete_removes_both_files_and_is_harmless_without_any(tmp_path: Path) -> None:
