@@ -59,7 +59,7 @@ class DemoConfig:
     """timm name and tag, or the small one that comes with cada-edge."""
     encoder_weights: str | None = None
     """A file for it, or 'random'."""
-    train_per_kind: int = 50
+    train_per_kind: int = 60
     """Good parts drawn of each kind; a tenth is held out for the threshold."""
     test_per_kind: int = 20
     """Good parts, and as many defective ones, drawn of each kind."""
