@@ -76,6 +76,13 @@ def _feature_fetcher(
     return lambda rows: tuple(store[rows].to(device) for store in cached)
 
 
+def _is_mixed(amp: str, device: torch.device) -> bool:
+    """Tell whether to compute in bf16: asked for, or on a CUDA device that has it (since Ampere)."""
+    if amp == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return amp == "on"
+
+
 def fit_base(
     model: TrainedModel,
     frames: NDArray[np.uint8],
@@ -116,16 +123,16 @@ def fit_base(
         first = _restore(state_path, base, optimizer, config, data_fingerprint)
         _log.info("resumed at iteration %d", first)
     fetch = _feature_fetcher(model, frames, config, device)
-    mixed = config.amp == "on" or (config.amp == "auto" and device.type == "cuda")
+    mixed = _is_mixed(config.amp, device)
     for iteration in range(first, config.iterations):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(
                 config.schedule, iteration, config.iterations
             )
         rows = batch_indices(len(frames), config.batch_size, iteration, seed=config.seed, stream=_SEED_STREAM)
-        encoded = fetch(rows)
         autocast = torch.autocast(device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
         with seeded(config.seed, _SEED_STREAM, iteration), autocast:
+            encoded = fetch(rows)
             loss = base.loss_on(encoded, progress=iteration / config.iterations)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -238,3 +238,16 @@ def test_devices() -> None:
 def test_learning_rate(schedule: str, iteration: int, factor: float) -> None:
     assert learning_rate_factor(schedule, iteration, 100) == pytest.approx(factor)
     assert np.isfinite(factor)
+
+
+@pytest.mark.gpu
+def test_training_on_cuda_gives_a_checkpoint_that_runs_on_the_cpu(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    for cache in ("on", "off"):
+        config = dataclasses.replace(tiny_config, device="cuda", cache_features=cache)
+        fit(index_dataset(tiny_line), tmp_path / cache, config)
+        fit(index_dataset(tiny_line), tmp_path / cache, config, resume=True)
+        model = load_checkpoint(tmp_path / cache / "checkpoint.pt").model
+        scores = score_frames(model, np.zeros((2, 64, 64, 3), np.uint8), torch.device("cpu"))
+        assert np.isfinite(scores).all()
