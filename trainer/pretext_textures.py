@@ -223,7 +223,7 @@ def _cells(choice: Random, noise: Random, size: int) -> Field:
     count = max(4, int((size / pitch) ** 2))
     seeds[noise.integers(size, size=count), noise.integers(size, size=count)] = 0
     distance, owner = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    tone = noise.normal(size=count + 2).astype(np.float32)[owner]
+    tone = noise.normal(size=count + 2).astype(np.float32)[np.asarray(owner, np.int32)]
     edge = cv2.morphologyEx(owner.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     depth = (distance / pitch).astype(np.float32)
     match int(choice.integers(4)):
