@@ -115,6 +115,7 @@ def _print(result: Any, *, as_json: bool, text: Callable[[], str]) -> None:
         "weight_decay": "Of AdamW.",
         "schedule": "constant or cosine.",
         "alignment": "cada or none.",
+        "upsampling": "centred, corners (the authors' code), or auto: corners under the recipe paper.",
         "top_fraction": "Share of the highest pixels whose mean is the score.",
         "holdout_fraction": "Share of the normal images kept for the threshold.",
         "false_alarm_rate": "Wanted rate of false alarms at the threshold.",

@@ -96,6 +96,9 @@ class Manifest:
     """'none' or 'cada'."""
     range_floor: float
     """Smallest range g^ - u^ that the alignment divides by (this project's own: half the 1 % quantile)."""
+    upsampling: str
+    """'centred' (each position of a map lies on the pixel that the encoder looks at there) or 'corners'
+    (corners aligned, as in the authors' code)."""
     smoothing: dict[str, Any]
     """Smoothing of the aligned map: kernel (pixels), sigma (pixels), padding."""
     top_fraction: float

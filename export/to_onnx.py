@@ -251,6 +251,7 @@ def _manifest(
         std=IMAGENET_STD,
         alignment=trained.alignment,
         range_floor=checkpoint.model.floor,
+        upsampling="corners" if trained.aligns_corners else "centred",
         smoothing=dataclasses.asdict(trained.smoothing),
         top_fraction=trained.top_fraction,
         checkpoint_sha256=sha256_file(checkpoint_path),

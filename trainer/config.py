@@ -148,6 +148,10 @@ class TrainConfig:
     """The regressor."""
     smoothing: SmoothingConfig = SmoothingConfig()
     """Of the aligned map."""
+    upsampling: str = "auto"
+    """How maps become images: 'centred' puts each position on the pixel that the encoder looks at there,
+    'corners' aligns the corners as the authors' code does, which shifts marks by up to a cell; 'auto' is
+    'corners' under the recipe 'paper', else 'centred'."""
     top_fraction: float = 0.01
     """Share of the highest pixels whose mean is the image's score, 0-1; 0 is the maximum alone (Table 3)."""
     holdout_fraction: float = 0.1
@@ -175,6 +179,7 @@ class TrainConfig:
         _choice("recipe", self.recipe, RECIPES)
         _choice("alignment", self.alignment, ("none", "cada"))
         _choice("decoder_activation", self.decoder_activation, ("gelu", "relu"))
+        _choice("upsampling", self.upsampling, ("auto", "centred", "corners"))
         _choice("amp", self.amp, ("auto", "on", "off"))
         _choice("schedule", self.schedule, ("constant", "cosine"))
         _choice("cache_features", self.cache_features, ("auto", "on", "off"))
@@ -194,6 +199,11 @@ class TrainConfig:
             raise ConfigError(
                 f"threads {self.threads} came; wanted at least 1. Leave --threads out for torch's choice."
             )
+
+    @property
+    def aligns_corners(self) -> bool:
+        """Whether maps are upsampled as in the authors' code."""
+        return self.upsampling == "corners" or (self.upsampling == "auto" and self.recipe == "paper")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, numbers and strings."""

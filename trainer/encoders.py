@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from cada_edge.errors import ConfigError, InputError, MissingExtraError
 from cada_edge.files import sha256_file
 
-__all__ = ["BUNDLED", "IMAGENET_MEAN", "IMAGENET_STD", "STRIDES", "Encoder", "build_encoder"]
+__all__ = [
+    "BUNDLED",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "STRIDES",
+    "Encoder",
+    "build_encoder",
+    "centre_offsets",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +46,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.network = network
         self.channels = channels
+        self.offsets = centre_offsets(network.eval())
         self.requires_grad_(False)
         self.eval()
 
@@ -55,6 +64,39 @@ class Encoder(nn.Module):
             Three feature maps (N, C_k, S / stride, S / stride), strides 4, 8 and 16.
         """
         return tuple(self.network(images))
+
+
+def centre_offsets(network: nn.Module) -> tuple[float, ...]:
+    """Find the pixel on which the first position of each feature map is centred.
+
+    It depends on the padding: 0 where strided layers pad both sides (ResNets), (stride - 1) / 2 where they
+    tile the image (ConvNeXt), stride - 1 where they pad below and right only (TensorFlow's EfficientNets).
+    It is measured: the centroid of the gradient that central positions send back to a random image, taken to
+    the nearest of the three.
+
+    Args:
+        network: A feature extractor in eval mode, on the CPU.
+
+    Returns:
+        Pixels, for strides 4, 8 and 16.
+    """
+    side = 256
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 3, side, side, generator=generator).requires_grad_()
+    offsets = []
+    with torch.enable_grad():
+        features = network(images)
+    for stride, feature in zip(STRIDES, features, strict=True):
+        middle = feature.shape[-1] // 2
+        found = []
+        for at in (middle - 1, middle):
+            (gradient,) = torch.autograd.grad(feature[:, :, at, at].square().sum(), images, retain_graph=True)
+            weight = gradient.abs().sum((0, 1, 2)).double()
+            centroid = float((weight * torch.arange(side)).sum() / weight.sum())
+            found.append(centroid - stride * at)
+        measured = sum(found) / len(found)
+        offsets.append(min((0.0, (stride - 1) / 2, stride - 1.0), key=lambda choice: abs(choice - measured)))
+    return tuple(offsets)
 
 
 def build_encoder(name: str, weights: str | None = None) -> tuple[Encoder, str]:

@@ -73,6 +73,7 @@ class TrainedModel(nn.Module):
             config.size,
             smoothing=config.smoothing,
             top_fraction=config.top_fraction,
+            offsets=None if config.aligns_corners else base.encoder.offsets,
         )
 
     def statistics(self, bottleneck: Tensor) -> tuple[Tensor, Tensor]:

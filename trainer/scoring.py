@@ -25,12 +25,14 @@ TOP_K_LIMIT = 3840
 """Largest k that TensorRT's TopK layer takes."""
 
 
-def upsampling_matrix(inputs: int, outputs: int) -> Tensor:
-    """Return bilinear interpolation with aligned corners along one axis as a matrix.
+def upsampling_matrix(inputs: int, outputs: int, *, offset: float | None = None) -> Tensor:
+    """Return bilinear interpolation along one axis as a matrix.
 
     Args:
         inputs: Positions of the map.
         outputs: Pixels of the image.
+        offset: Pixel on which the first position is centred; position i lies at offset + i * outputs / inputs
+            and pixels beyond the outer positions repeat them. None aligns the corners, as the authors do.
 
     Returns:
         float64 (outputs, inputs); each row sums to 1.
@@ -38,7 +40,11 @@ def upsampling_matrix(inputs: int, outputs: int) -> Tensor:
     matrix = torch.zeros(outputs, inputs, dtype=torch.float64)
     if inputs == 1:
         return matrix + 1
-    position = torch.arange(outputs, dtype=torch.float64) * (inputs - 1) / max(outputs - 1, 1)
+    pixels = torch.arange(outputs, dtype=torch.float64)
+    if offset is None:
+        position = pixels * (inputs - 1) / max(outputs - 1, 1)
+    else:
+        position = ((pixels - offset) * inputs / outputs).clamp(0, inputs - 1)
     lower = position.floor().long().clamp(max=inputs - 2)
     share = position - lower
     rows = torch.arange(outputs)
@@ -105,7 +111,13 @@ class MapScorer(nn.Module):
     edge: Tensor
 
     def __init__(
-        self, sides: Sequence[int], size: int, *, smoothing: SmoothingConfig, top_fraction: float
+        self,
+        sides: Sequence[int],
+        size: int,
+        *,
+        smoothing: SmoothingConfig,
+        top_fraction: float,
+        offsets: Sequence[float] | None = None,
     ) -> None:
         """Prepare the constant matrices.
 
@@ -114,6 +126,7 @@ class MapScorer(nn.Module):
             size: Side of the image, in pixels.
             smoothing: Of the aligned map.
             top_fraction: Share of the highest pixels whose mean is the score; 0 is the maximum.
+            offsets: Pixel on which each map's first position is centred; None aligns the corners.
         """
         super().__init__()
         self.size = size
@@ -121,7 +134,7 @@ class MapScorer(nn.Module):
         self.sides = tuple(sides)
         smooth = smoothing_matrix(size, smoothing)
         for index, side in enumerate(self.sides):
-            upsampling = upsampling_matrix(side, size)
+            upsampling = upsampling_matrix(side, size, offset=None if offsets is None else offsets[index])
             self.register_buffer(f"upsample_{index}", upsampling.float(), persistent=False)
             self.register_buffer(f"smooth_{index}", (smooth @ upsampling).float(), persistent=False)
         edge = smooth.sum(1)

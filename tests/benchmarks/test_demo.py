@@ -8,6 +8,7 @@ import pytest
 
 from cada_edge import Detector
 from cada_edge.benchmarks.demo import DemoConfig, run_demo
+from cada_edge.benchmarks.upsampling import compare
 from cada_edge.errors import ConfigError
 from cada_edge.trainer.checkpoint import load_checkpoint
 
@@ -59,6 +60,13 @@ def test_report_is_one_file(demo: tuple[Path, dict[str, Any]]) -> None:
     html = (out / "report.html").read_text(encoding="utf-8")
     assert "<img" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_upsampling_changes_the_maps_and_hardly_the_scores(demo: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = demo
+    figures = compare(out / "run" / "checkpoint.pt", out / "line")
+    assert figures["centred"] == summary["cada"]["mixed"]
+    assert figures["corners"]["p_ap"] != figures["centred"]["p_ap"]
 
 
 def test_bad_size() -> None:

@@ -44,6 +44,7 @@ MANIFEST = Manifest(
     std=(0.229, 0.224, 0.225),
     alignment="cada",
     range_floor=0.0125,
+    upsampling="centred",
     smoothing={"kernel": 33, "sigma": 4.0, "padding": "reflect"},
     top_fraction=0.01,
     checkpoint_sha256="b" * 64,

@@ -225,6 +225,7 @@ def _write_tiny_model(path: Path, **changes: Any) -> Path:
         "std": (1.0, 1.0, 1.0),
         "alignment": "cada",
         "range_floor": 0.25,
+        "upsampling": "corners",
         "smoothing": {"kernel": 1, "sigma": 4.0, "padding": "zero"},
         "top_fraction": 1.0,
         "checkpoint_sha256": "0" * 64,

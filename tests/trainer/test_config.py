@@ -72,3 +72,10 @@ def test_yaml(tmp_path: Path) -> None:
         load_yaml(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_yaml(tmp_path / "missing.yaml")
+
+
+def test_the_recipe_paper_upsamples_as_the_authors_code_does() -> None:
+    assert not TrainConfig().aligns_corners
+    assert TrainConfig(recipe="paper").aligns_corners
+    assert TrainConfig(upsampling="corners").aligns_corners
+    assert not TrainConfig(recipe="paper", upsampling="centred").aligns_corners

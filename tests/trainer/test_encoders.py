@@ -103,3 +103,21 @@ def test_a_failed_download_says_how_to_bring_the_file(monkeypatch: pytest.Monkey
         InputError, match=r"could not be downloaded \(OSError: no route.*--encoder-weights encoder.pth"
     ):
         build_encoder("resnet18.tv_in1k")
+
+
+@pytest.mark.parametrize(
+    ("name", "offsets"),
+    [
+        ("resnet18", (0.0, 0.0, 0.0)),  # strided layers pad both sides
+        ("convnext_atto", (1.5, 3.5, 7.5)),  # strided layers tile the image
+        ("tf_efficientnet_b0", (3.0, 7.0, 15.0)),  # strided layers pad below and right
+    ],
+)
+def test_the_pixels_on_which_positions_are_centred(name: str, offsets: tuple[float, ...]) -> None:
+    encoder, _ = build_encoder(name, "random")
+    assert encoder.offsets == offsets
+
+
+def test_they_do_not_depend_on_the_weights() -> None:
+    encoder, _ = build_encoder("resnet18_procedural")
+    assert encoder.offsets == (0.0, 0.0, 0.0)

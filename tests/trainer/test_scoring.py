@@ -100,3 +100,32 @@ def test_top_mean_with_ties_constants_and_negatives() -> None:
 def test_a_kernel_larger_than_the_map_is_refused() -> None:
     with pytest.raises(ConfigError, match="kernel of 33 pixels came for maps of 8"):
         smoothing_matrix(8, SmoothingConfig(kernel=33))
+
+
+def test_an_offset_of_half_a_cell_is_torchs_unaligned_interpolation() -> None:
+    values = torch.rand(1, 1, 8, 1, dtype=torch.float64)
+    wanted = F.interpolate(values, (64, 1), mode="bilinear", align_corners=False)[0, 0]
+    torch.testing.assert_close(upsampling_matrix(8, 64, offset=3.5) @ values[0, 0], wanted)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.5, 7.0])
+def test_a_position_marks_the_pixel_it_is_centred_on(offset: float) -> None:
+    matrix = upsampling_matrix(8, 64, offset=offset)
+    for position in range(1, 7):
+        column = matrix[:, position]
+        centre = float((column * torch.arange(64)).sum() / column.sum())
+        assert centre == pytest.approx(offset + 8 * position, abs=1e-9)
+    # Beyond the outer positions they repeat.
+    assert matrix[0, 0] == 1
+    assert matrix.sum(1).tolist() == pytest.approx([1.0] * 64)
+
+
+def test_the_scorer_uses_one_offset_a_map() -> None:
+    maps = [torch.zeros(1, side, side) for side in SIDES]
+    maps[0][0, 8, 3] = 3.0
+    scorer = MapScorer(
+        SIDES, SIZE, smoothing=SmoothingConfig(kernel=1), top_fraction=0.01, offsets=(0.0, 0.0, 0.0)
+    )
+    raw = scorer.raw_map(maps)[0]
+    assert divmod(int(raw.argmax()), SIZE) == (8 * 4, 3 * 4)
+    assert raw.max() == pytest.approx(1.0)
