@@ -1,7 +1,7 @@
 """Do marks lie where the defects are? The two ways of upsampling the maps, on one checkpoint.
 
 The authors' code aligns the corners of maps and image. A convolutional encoder does not: position i of a
-ResNet's stride-16 map is centred on pixel 16 i, so that aligned corners shift marks by up to a cell, most at the
+ResNet's stride-16 map is centred on pixel 16 i, so aligned corners shift marks by up to a cell, most at the
 lower right. Only the upsampling is exchanged here; base and aligner stay as they were trained.
 """
 
