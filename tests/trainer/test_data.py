@@ -14,7 +14,7 @@ from cada_edge.trainer.data import batches, decode
 
 
 def test_training_and_inference_see_the_same_bytes(tmp_path: Path) -> None:
-    """One function prepares both: the same object, the same bytes, whether a size shrinks, grows or does both."""
+    """One function prepares both: the same object and the same bytes, for sizes that shrink, grow or both."""
     assert datasets.preprocess is preprocess  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)
     for number, shape in enumerate([(300, 200, 3), (40, 50, 3), (30, 500, 3), (64, 64), (90, 70, 4)]):
