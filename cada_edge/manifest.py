@@ -23,6 +23,15 @@ __all__ = ["SCHEMA_VERSION", "Calibration", "Manifest", "Parity", "manifest_path
 SCHEMA_VERSION = 1
 """Raised whenever an older version of cada-edge could misread a manifest."""
 
+FORMATS = ("onnx",)
+"""Kinds of model files."""
+
+PRECISIONS = ("fp32", "fp16")
+"""Of the networks; normalisation, distances, alignment, smoothing and the score are fp32 in each."""
+
+ALIGNMENTS = ("none", "cada")
+"""Alignments that a model file can hold."""
+
 _T = TypeVar("_T")
 
 
@@ -38,6 +47,8 @@ class Calibration:
     """Smallest rate that this many images can promise: 1 / (images + 1)."""
     images_needed: int
     """Images that the wanted rate needs."""
+    images_for_confidence: int
+    """Images that make the rate 95 % sure for this very threshold, not on average over calibrations."""
     interval_low: float
     """Lower end of the 95 % Clopper-Pearson interval of the rate of these images over the threshold, 0-1."""
     interval_high: float
@@ -56,8 +67,10 @@ class Parity:
     """Frames replayed, synthetic ones included."""
     max_score_difference: float
     """Largest |score - reference| / max(1, |reference|)."""
+    max_stats_difference: float
+    """The same for u^ and the guarded g^."""
     max_map_difference: float
-    """Largest difference of one pixel of the anomaly map, in aligned units; the reference is in fp16."""
+    """The same for one pixel of the anomaly map; the reference is stored in half precision."""
     score_limit: float
     """What `max_score_difference` had to stay under."""
     backend: str
@@ -155,7 +168,11 @@ class Manifest:
             ManifestError: The manifest is missing, damaged or of a newer schema.
         """
         model_path = Path(model_path)
-        if not model_path.is_file():
+        try:
+            is_file = model_path.is_file()
+        except OSError:  # a name too long, or a folder that may not be entered
+            is_file = False
+        if not is_file:
             raise ModelNotFoundError(
                 f"There is no model file at {model_path}. Wanted an exported model; "
                 "make one with: cada-edge export checkpoint.pt --out model.onnx"
@@ -209,6 +226,9 @@ class Manifest:
             "range_floor": not self.range_floor > 0,
             "top_fraction": not 0 <= self.top_fraction <= 1,
             "model_sha256": not _SHA256.fullmatch(self.model_sha256),
+            "format": self.format not in FORMATS,
+            "precision": self.precision not in PRECISIONS,
+            "alignment": self.alignment not in ALIGNMENTS,
             "model_file": Path(self.model_file).name != self.model_file,
             "reference_file": self.reference_file is not None
             and Path(self.reference_file).name != self.reference_file,
@@ -216,6 +236,23 @@ class Manifest:
         for name, is_wrong in wrong.items():
             if is_wrong:
                 raise _unusable(where, name, getattr(self, name), _MEANINGS[name])
+
+    def reread(self, model_path: str | Path) -> Manifest:
+        """Read the manifest again, before a part of it is rewritten.
+
+        Args:
+            model_path: The model file.
+
+        Raises:
+            ModelMismatchError: It describes another model file by now.
+        """
+        now = Manifest.read(model_path)
+        if now.model_sha256 != self.model_sha256:
+            raise ModelMismatchError(
+                f"The model {model_path} was exported anew while it was being measured; the old figures do "
+                "not belong to it. Run the command again."
+            )
+        return now
 
     def check_model_file(self, model_path: str | Path) -> None:
         """Compare the model file's SHA-256 with the manifest's.
@@ -226,7 +263,12 @@ class Manifest:
         Raises:
             ModelMismatchError: The file is not the one that the manifest describes.
         """
-        got = sha256_file(model_path)
+        try:
+            got = sha256_file(model_path)
+        except OSError as error:
+            raise ModelNotFoundError(
+                f"The model {model_path} cannot be read: {error.strerror or error}. Check its permissions."
+            ) from error
         if got != self.model_sha256:
             raise ModelMismatchError(
                 f"The model {model_path} has SHA-256 {got[:12]}…; "
@@ -302,6 +344,9 @@ _CALIBRATED = ("threshold", "pixel_threshold", "calibration")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 _MEANINGS = {
+    "format": f"one of {', '.join(FORMATS)}",
+    "precision": f"one of {', '.join(PRECISIONS)}",
+    "alignment": f"one of {', '.join(ALIGNMENTS)}",
     "input_hw": "two positive whole numbers",
     "std": "three numbers above 0",
     "range_floor": "a number above 0",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,10 +93,7 @@ def choose_backend(path: Path, name: str = "auto", *, threads: int | None = None
             f"The model {path.name} has the extension {path.suffix!r}; wanted .onnx. "
             "Make one with: cada-edge export checkpoint.pt --out model.onnx"
         )
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ConfigError(
-            f"threads {threads!r} came; wanted a whole number from 1, or None for the engine's choice."
-        )
+    threads = _threads_of(threads)
     if name == "openvino" or (name == "auto" and find_spec("openvino") is not None):
         if find_spec("openvino") is None:
             raise MissingExtraError("The OpenVINO backend", "openvino", "cpu")
@@ -107,6 +105,20 @@ def choose_backend(path: Path, name: str = "auto", *, threads: int | None = None
     from cada_edge.runtime.backend_onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(path, threads=threads)
+
+
+def _threads_of(value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        threads = operator.index(value)
+    except TypeError:
+        threads = 0
+    if threads < 1 or isinstance(value, bool):
+        raise ConfigError(
+            f"threads {value!r} came; wanted a whole number from 1, or None for the engine's choice."
+        )
+    return threads
 
 
 def require_outputs(path: Path, names: list[str]) -> None:

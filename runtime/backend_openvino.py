@@ -108,7 +108,9 @@ class OpenVinoBackend:
 
         request = self._request(len(frames))
         try:
-            request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(frames), shared_memory=True))
+            # OpenVINO shares writeable memory only; camera SDKs hand out read-only arrays.
+            writeable = np.require(frames, requirements=("C", "W"))
+            request.set_input_tensor(openvino.Tensor(writeable, shared_memory=True))
             request.infer()
         except RuntimeError as error:
             raise BackendError(

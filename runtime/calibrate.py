@@ -10,10 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from cada_edge.errors import ConfigError, InputError
+from cada_edge.errors import ConfigError, DatasetError, InputError
 from cada_edge.files import sha256_file
-from cada_edge.manifest import Calibration, Manifest
-from cada_edge.runtime.conformal import DEFAULT_FALSE_ALARM_RATE, conformal_threshold, to_calibration
+from cada_edge.manifest import Calibration
+from cada_edge.runtime.conformal import (
+    DEFAULT_FALSE_ALARM_RATE,
+    conformal_threshold,
+    images_needed,
+    to_calibration,
+)
+from cada_edge.runtime.dataset_layouts import detect_layout
 from cada_edge.runtime.detector import Detector
 from cada_edge.runtime.sources import open_source
 
@@ -58,7 +64,7 @@ class CalibrationResult:
 
 def calibrate(
     model_path: str | Path,
-    images: str | Path,
+    images: Any,
     *,
     false_alarm_rate: float = DEFAULT_FALSE_ALARM_RATE,
     pixel_quantile: float | None = None,
@@ -72,7 +78,7 @@ def calibrate(
 
     Args:
         model_path: The exported model.
-        images: Normal images only: a folder, a glob, or anything else that `open_source` takes.
+        images: Normal images only: a folder, a glob, a video, or anything else that `open_source` takes.
         false_alarm_rate: Wanted rate, above 0 and below 1.
         pixel_quantile: Share of the normal images' pixels that the mask must leave unmarked, 0-1; None keeps
             the score's threshold for the pixels. All maps are held in memory: 4 bytes a pixel.
@@ -92,27 +98,52 @@ def calibrate(
             f"pixel_quantile {pixel_quantile} came; wanted more than 0 and less than 1. "
             "Pass --pixel-quantile 0.999 to mark one normal pixel in a thousand."
         )
+    images_needed(false_alarm_rate)  # refuses an impossible rate before the images are scored
+    _refuse_data_set(images)
     model_path = Path(model_path)
     scores: list[float] = []
     maps: list[Any] = []
     fingerprint = hashlib.sha256()
+    hashed: set[Path] = set()
     # A threshold of its own: the one being replaced is of no use here, nor is the warning that there is none.
     with Detector(model_path, backend=backend, threads=threads, threshold=0.0) as detector:
-        with open_source(str(images)) as frames:
+        scored = detector.manifest
+        with open_source(images) as frames:
             for frame in frames:
                 detection = detector(frame)
                 scores.append(detection.score)
-                if frame.path is not None:
-                    fingerprint.update(f"{frame.path.name} {sha256_file(frame.path)}\n".encode())
+                if frame.path is not None and frame.path not in hashed:
+                    # A video is one file of many frames.
+                    hashed.add(frame.path)
+                    name = frame.path.name.encode("utf-8", "surrogateescape")
+                    fingerprint.update(name + f" {sha256_file(frame.path)}\n".encode())
                 if pixel_quantile is not None:
                     maps.append(detection.anomaly_map)
         if not scores:
             raise InputError(f"No image came from {images}; wanted normal images to calibrate with.")
     result = conformal_threshold(scores, false_alarm_rate)
-    calibration = to_calibration(result, source=str(images), data_fingerprint=fingerprint.hexdigest())
+    calibration = to_calibration(result, source=_describe(images), data_fingerprint=fingerprint.hexdigest())
     pixel_threshold = None if pixel_quantile is None else float(np.quantile(np.stack(maps), pixel_quantile))
-    manifest = Manifest.read(model_path)
+    manifest = scored.reread(model_path)
     dataclasses.replace(
         manifest, threshold=result.threshold, pixel_threshold=pixel_threshold, calibration=calibration
     ).write(model_path)
     return CalibrationResult(model_path, result.threshold, pixel_threshold, calibration, result.warning)
+
+
+def _describe(images: Any) -> str:
+    return str(images) if isinstance(images, (str, Path)) else f"frames of a {type(images).__name__}"
+
+
+def _refuse_data_set(images: Any) -> None:
+    """Refuse the root of a data set: its defects, and even its masks, would count as normal."""
+    if not isinstance(images, (str, Path)) or not Path(images).is_dir():
+        return
+    try:
+        layout = detect_layout(Path(images))
+    except DatasetError:
+        return
+    raise InputError(
+        f"{images} is a whole data set ({layout} layout), with anomalous images or masks below it; wanted "
+        "normal images only. Pass a folder of them, as its normal/ or train/good/."
+    )

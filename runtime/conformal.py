@@ -131,6 +131,7 @@ def to_calibration(result: ConformalThreshold, *, source: str, data_fingerprint:
         false_alarm_rate=result.false_alarm_rate,
         supported_false_alarm_rate=result.supported_false_alarm_rate,
         images_needed=result.images_needed,
+        images_for_confidence=images_for_confidence(result.false_alarm_rate),
         interval_low=result.interval_low,
         interval_high=result.interval_high,
         source=source,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cada_edge.errors import BackendError, ClosedError, ConfigError, ModelMismatchError
+from cada_edge.errors import BackendError, ClosedError, ConfigError, FrameError, ModelMismatchError
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.backend import Backend, Outputs, choose_backend
 from cada_edge.runtime.detection import Detection
@@ -65,13 +67,13 @@ class Detector:
             ConfigError: An unknown backend, or a threshold that is not a finite number.
             MissingExtraError: No engine for the file is installed.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigError(
+                f"path {path!r} came; wanted the path of an exported model, as Detector('model.onnx')."
+            )
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
-        if threshold is not None and not (isinstance(threshold, (int, float)) and math.isfinite(threshold)):
-            raise ConfigError(
-                f"threshold {threshold!r} came; wanted a finite number, or None for the manifest's."
-            )
-        self.threshold = self.manifest.threshold if threshold is None else float(threshold)
+        self.threshold = self.manifest.threshold if threshold is None else _threshold_of(threshold)
         own = None if threshold is not None else self.manifest.pixel_threshold
         self.pixel_threshold = self.threshold if own is None else own
         self._backend: Backend = choose_backend(self.path, backend, threads=threads)
@@ -180,6 +182,7 @@ class Detector:
             BackendError: The engine failed, or gave a value that is not finite.
         """
         started = time.perf_counter()
+        frames = _as_list(frames)
         records = [frame if isinstance(frame, Frame) else None for frame in frames]
         images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
         batch = preprocess_batch(images, self.size_hw)
@@ -230,7 +233,7 @@ class Detector:
                 f"{self._backend.description} gave scores that are not finite: {outputs.score.tolist()}. "
                 f"Check the file with: cada-edge verify {self.path}"
             )
-        floor = self.manifest.range_floor * (1 + 1e-5) if self.manifest.alignment != "none" else -math.inf
+        is_aligned = self.manifest.alignment != "none"
         detections = []
         for row, record in enumerate(records):
             score = float(outputs.score[row])
@@ -241,7 +244,7 @@ class Detector:
                     threshold=self.threshold,
                     is_anomalous=None if self.threshold is None else score > self.threshold,
                     raw_score=score * (maximum - mean) + mean,
-                    alignment_clamped=maximum - mean <= floor,
+                    alignment_clamped=is_aligned and _is_clamped(mean, maximum, self.manifest.range_floor),
                     anomaly_map=outputs.anomaly_map[row],
                     pixel_threshold=self.pixel_threshold,
                     frame_index=None if record is None else record.index,
@@ -253,3 +256,30 @@ class Detector:
                 )
             )
         return detections
+
+
+def _as_list(frames: Sequence[NDArray[Any] | Frame]) -> list[NDArray[Any] | Frame]:
+    """Refuse one frame where several are wanted: its rows would pass for grey frames."""
+    if isinstance(frames, Frame) or (isinstance(frames, np.ndarray) and frames.ndim != 4):
+        raise FrameError(
+            f"One frame came to batch ({getattr(frames, 'shape', 'Frame')}); wanted a list of frames or an "
+            "array of shape (N, H, W, 3). Call detector(frame), or pass [frame]."
+        )
+    try:
+        return list(frames)
+    except TypeError as error:
+        raise FrameError(
+            f"A {type(frames).__name__} came to batch; wanted a list of frames. Pass [frame, ...]."
+        ) from error
+
+
+def _is_clamped(mean: float, maximum: float, floor: float) -> bool:
+    """Tell whether g^ - u^ is the floor, as far as float32 lets their difference be known."""
+    rounding = 2.4e-7 * max(abs(mean), abs(maximum))
+    return maximum - mean <= floor * (1 + 1e-5) + rounding
+
+
+def _threshold_of(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ConfigError(f"threshold {value!r} came; wanted a finite number, or None for the manifest's.")
+    return float(value)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cada_edge.errors import ConfigError, ImageReadError, SourceError
+from cada_edge.errors import ConfigError, ImageReadError, InputError, SourceError
 from cada_edge.manifest import Manifest, manifest_path
 from cada_edge.runtime.calibrate import calibrate
 
@@ -69,3 +69,22 @@ def test_bad_images_leave_the_manifest_as_it_was(
     with pytest.raises(ImageReadError, match=r"broken\.png"):
         calibrate(tiny_model, normals)
     assert manifest_path(tiny_model).read_text() == text
+
+
+def test_a_whole_data_set_is_refused(tiny_model: Path, mvtec_root: Path) -> None:
+    text = manifest_path(tiny_model).read_text()
+    with pytest.raises(InputError, match=r"is a whole data set \(mvtec layout\).*wanted normal images only"):
+        calibrate(tiny_model, mvtec_root)
+    assert manifest_path(tiny_model).read_text() == text
+
+
+def test_an_impossible_rate_is_refused_before_anything_is_scored(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="false-alarm rate of 0 came"):
+        calibrate(tiny_model, tmp_path / "never looked at", false_alarm_rate=0)
+
+
+def test_frames_of_an_application(tiny_model: Path) -> None:
+    frames = [np.full((8, 8, 3), value, np.uint8) for value in (10, 20, 30)]
+    result = calibrate(tiny_model, frames, false_alarm_rate=0.3)
+    assert result.threshold == pytest.approx(30 / 255, abs=1e-6)
+    assert result.calibration.source == "frames of a list"

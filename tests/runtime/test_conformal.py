@@ -138,6 +138,7 @@ def test_calibration_record_for_the_manifest() -> None:
         false_alarm_rate=0.005,
         supported_false_alarm_rate=1 / 251,
         images_needed=199,
+        images_for_confidence=598,
         interval_low=record.interval_low,
         interval_high=record.interval_high,
         source="held-out split",

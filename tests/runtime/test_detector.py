@@ -23,6 +23,7 @@ from cada_edge.errors import (
 )
 from cada_edge.manifest import Manifest, manifest_path
 from cada_edge.runtime.backend import Outputs
+from cada_edge.runtime.detector import _is_clamped
 
 GREY = np.full((16, 16, 3), 102, np.uint8)  # 102 / 255 = 0.4
 
@@ -295,3 +296,48 @@ def test_unicode_paths(tmp_path: Path, write_tiny_model: Callable[..., Path]) ->
     for backend in _engines():
         with Detector(path, backend=backend) as detector:
             assert detector(GREY).score == pytest.approx(0.4, abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", _engines())
+def test_read_only_frames_of_the_models_size(tiny_model: Path, backend: str) -> None:
+    # What camera SDKs deliver: a view of a buffer that is not ours to write.
+    frame = np.frombuffer(GREY.tobytes(), np.uint8).reshape(GREY.shape)
+    assert not frame.flags.writeable
+    with Detector(tiny_model, backend=backend) as detector:
+        assert detector(frame).score == pytest.approx(0.4, abs=1e-6)
+
+
+def test_batch_takes_several_frames_only(tiny_model: Path) -> None:
+    with Detector(tiny_model) as detector:
+        with pytest.raises(
+            FrameError, match=r"One frame came to batch .*Call detector\(frame\), or pass \[frame\]"
+        ):
+            detector.batch(GREY)  # type: ignore[arg-type]
+        with pytest.raises(FrameError, match="A NoneType came to batch"):
+            detector.batch(None)  # type: ignore[arg-type]
+        assert len(detector.batch(np.stack([GREY, GREY]))) == 2  # type: ignore[arg-type]
+        assert len(detector.batch(frame for frame in (GREY, GREY, GREY))) == 3  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers(tiny_model: Path) -> None:
+    with Detector(tiny_model, threshold=np.float32(0.25), threads=np.int64(1)) as detector:
+        assert detector(GREY).threshold == 0.25
+    with pytest.raises(ConfigError, match="threshold True came"):
+        Detector(tiny_model, threshold=True)
+    with pytest.raises(ConfigError, match="threads True came"):
+        Detector(tiny_model, threads=True)
+
+
+def test_no_path(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="path None came; wanted the path of an exported model"):
+        Detector(None)  # type: ignore[arg-type]
+    with pytest.raises(ModelNotFoundError, match="no model file"):
+        Detector("m" * 300 + ".onnx")
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.37, 4.9])
+def test_the_guard_is_seen_through_float32_rounding(mean: float) -> None:
+    floor = 0.01
+    maximum = float(np.float32(mean) + np.float32(floor))
+    assert _is_clamped(float(np.float32(mean)), maximum, floor)
+    assert not _is_clamped(mean, mean + 1.01 * floor, floor)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cada_edge.errors import CheckFailedError, ModelError, ModelMismatchError
+from cada_edge.errors import CheckFailedError, ModelError, ModelMismatchError, OutputError
 from cada_edge.files import sha256_file
-from cada_edge.manifest import Manifest, manifest_path
+from cada_edge.manifest import Manifest, Parity, manifest_path
 from cada_edge.runtime.backend import Outputs
 from cada_edge.runtime.parity import Reference, read_reference, replay, score_limit, verify, write_reference
 
@@ -101,10 +103,75 @@ def test_missing_and_damaged_reference_files(
 ) -> None:
     path = tiny_model.with_name("tiny.reference.npz")
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ModelMismatchError, match=r"reference file .* cannot be read"):
+    with pytest.raises(ModelMismatchError, match="is not the one that the manifest describes"):
         verify(tiny_model)
+    with pytest.raises(ModelMismatchError, match=r"reference file .* cannot be read"):
+        read_reference(path)
     path.unlink()
     with pytest.raises(ModelMismatchError, match="cannot be read"):
         verify(tiny_model)
     with pytest.raises(ModelError, match="names no reference file"):
         verify(write_tiny_model(tmp_path / "m.onnx", reference_file=None))
+
+
+def test_stats_and_maps_are_held_against_the_reference_too(tiny_model: Path) -> None:
+    reference = _reference(tiny_model)
+    sound = _answers(reference)
+
+    def wrong_stats(frames: np.ndarray) -> Outputs:
+        outputs = sound(frames)
+        return outputs._replace(stats=outputs.stats + np.float32(0.001))
+
+    def flipped_maps(frames: np.ndarray) -> Outputs:
+        outputs = sound(frames)
+        return outputs._replace(anomaly_map=outputs.anomaly_map[:, ::-1].copy())
+
+    with pytest.raises(CheckFailedError, match=r"stats differs from PyTorch's by 0.001"):
+        replay(wrong_stats, reference, precision="fp32", backend="x")
+    with pytest.raises(CheckFailedError, match=r"anomaly_map differs from PyTorch's by"):
+        replay(flipped_maps, reference, precision="fp32", backend="x")
+
+
+def test_verify_keeps_a_calibration_that_came_in_between(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cada_edge.runtime import parity as module
+
+    def calibrated_meanwhile(*arguments: Any, **options: Any) -> Parity:
+        result = replay(*arguments, **options)
+        dataclasses.replace(Manifest.read(tiny_model), threshold=0.875).write(tiny_model)
+        return result
+
+    monkeypatch.setattr(module, "replay", calibrated_meanwhile)
+    verify(tiny_model)
+    assert Manifest.read(tiny_model).threshold == 0.875
+
+    def exported_meanwhile(*arguments: Any, **options: Any) -> Parity:
+        result = replay(*arguments, **options)
+        dataclasses.replace(Manifest.read(tiny_model), model_sha256="1" * 64).write(tiny_model)
+        return result
+
+    monkeypatch.setattr(module, "replay", exported_meanwhile)
+    with pytest.raises(ModelMismatchError, match="exported anew while it was being measured"):
+        verify(tiny_model)
+
+
+def test_verify_on_a_read_only_box_gives_the_figures_and_a_warning(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: Manifest, path: Path) -> Path:
+        raise OutputError("Cannot write: Read-only file system.")
+
+    # Tests may run as root, whom no permission stops: the refusal is injected.
+    monkeypatch.setattr(Manifest, "write", refuse)
+    assert verify(tiny_model).max_score_difference < 1e-6
+    assert "Parity holds, but the manifest keeps its old figures" in caplog.text
+
+
+def test_flipped_bytes_of_the_reference_file_are_seen(tiny_model: Path) -> None:
+    path = tiny_model.with_name("tiny.reference.npz")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ModelMismatchError, match="is not the one that the manifest describes"):
+        verify(tiny_model)
