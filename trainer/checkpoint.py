@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import pickle
 import platform
+import zipfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from cada_edge import __version__
-from cada_edge.errors import CheckpointError
+from cada_edge.errors import CheckpointError, MissingExtraError
 from cada_edge.files import atomic_path
 from cada_edge.manifest import Calibration
 from cada_edge.trainer.aligner import Regressor
@@ -34,6 +34,22 @@ __all__ = [
 
 _FORMAT = "cada-edge-checkpoint"
 _VERSION = 1
+
+_CONTENT = (
+    "config",
+    "base",
+    "regressor",
+    "range_floor",
+    "encoder_fingerprint",
+    "class_table",
+    "threshold",
+    "calibration",
+    "data_fingerprint",
+    "reference_frames",
+    "reference_labels",
+    "created_at",
+    "versions",
+)
 
 
 @dataclass(frozen=True)
@@ -102,8 +118,13 @@ def load_tensors(path: Path, *, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"There is no {kind} at {path}. Check the path; 'cada-edge train' writes one.")
     try:
+        # torch's own reader leaves the checksums of the archive alone.
+        with zipfile.ZipFile(path) as archive:
+            spoiled = archive.testzip()
+        if spoiled is not None:
+            raise ValueError(f"the checksum of {spoiled} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # broad: on a damaged file the unpickler trips over anything
         raise CheckpointError(
             f"The {kind} {path} ({path.stat().st_size} bytes) cannot be read: "
             f"it is damaged, truncated or no {kind} "
@@ -165,34 +186,57 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} is no cada-edge checkpoint (format {content.get('format')!r}, wanted {_FORMAT!r}). "
             "Pass the checkpoint.pt of a run folder."
         )
-    if content["version"] > _VERSION:
+    version = content.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise CheckpointError(
-            f"{path} is a checkpoint of version {content['version']}; this cada-edge reads up to {_VERSION}. "
+            f"{path} has the version {version!r}; wanted a whole number from 1. "
+            "It is damaged: copy it again or train again."
+        )
+    if version > _VERSION:
+        raise CheckpointError(
+            f"{path} is a checkpoint of version {version}; this cada-edge reads up to {_VERSION}. "
             "Upgrade it with: pip install --upgrade cada-edge"
         )
+    missing = [name for name in _CONTENT if name not in content]
+    if missing:
+        raise CheckpointError(
+            f"The checkpoint {path} lacks {', '.join(missing)}; wanted what 'cada-edge train' writes. "
+            "Copy it again or train again."
+        )
+    try:
+        return _build(content)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # broad: plain values of any type may stand anywhere in the file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"The values in the checkpoint {path} make no model ({reason}); "
+            "wanted weights that fit its configuration. Copy it again or train again."
+        ) from error
+
+
+def _build(content: dict[str, Any]) -> Checkpoint:
     config = from_dict(content["config"])
     model, _ = build_model(config, encoder_weights="random")
-    try:
-        model.base.load_state_dict(content["base"])
-        if content["regressor"] is not None:
-            model.regressor = Regressor(model.base.bottleneck_channels, config.aligner)
-            model.regressor.load_state_dict(content["regressor"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"The weights in {path} do not fit its configuration ({str(error).splitlines()[0]}). Train again."
-        ) from error
-    model.floor = content["range_floor"]
-    calibration = content["calibration"]
+    model.base.load_state_dict(content["base"])
+    if content["regressor"] is not None:
+        model.regressor = Regressor(model.base.bottleneck_channels, config.aligner)
+        model.regressor.load_state_dict(content["regressor"])
+    model.floor = float(content["range_floor"])
+    frames, labels = content["reference_frames"], content["reference_labels"]
+    if frames.dtype != torch.uint8 or tuple(frames.shape) != (len(labels), config.size, config.size, 3):
+        raise ValueError(f"reference frames {tuple(frames.shape)} of {frames.dtype}")
+    calibration, threshold = content["calibration"], content["threshold"]
     return Checkpoint(
         model=model.eval(),
         config=config,
         encoder_fingerprint=content["encoder_fingerprint"],
-        class_table={name: (pair[0], pair[1]) for name, pair in content["class_table"].items()},
-        threshold=content["threshold"],
+        class_table={name: (float(u), float(g)) for name, (u, g) in content["class_table"].items()},
+        threshold=None if threshold is None else float(threshold),
         calibration=None if calibration is None else Calibration(**calibration),
         data_fingerprint=content["data_fingerprint"],
-        reference_frames=content["reference_frames"].numpy(),
-        reference_labels=content["reference_labels"].numpy(),
+        reference_frames=frames.numpy(),
+        reference_labels=labels.numpy(),
         created_at=content["created_at"],
         versions=content["versions"],
     )
