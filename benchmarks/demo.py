@@ -174,7 +174,7 @@ def train_config(config: DemoConfig) -> TrainConfig:
 
 
 def _train(index: DatasetIndex, run: Path, config: DemoConfig, report: Progress) -> TrainResult:
-    return fit(index, run, train_config(config), progress=report)
+    return fit(index, run, train_config(config), overwrite=True, progress=report)
 
 
 def _evaluate(

@@ -115,7 +115,8 @@ def _train(folder: Path, config: DemoConfig) -> tuple[Path, DatasetIndex]:
     with ProgressBars(images_per_step=16) as bars:
         index = index_dataset(draw_line(folder / "line", config, bars.update))
         base_only = dataclasses.replace(train_config(config), alignment="none")
-        return fit(index, folder / "run", base_only, progress=bars.update).checkpoint, index
+        trained = fit(index, folder / "run", base_only, overwrite=True, progress=bars.update)
+        return trained.checkpoint, index
 
 
 def _rows(figures: LineFigures) -> Iterator[str]:

@@ -99,6 +99,7 @@ def _print(result: Any, *, as_json: bool, text: Callable[[], str]) -> None:
     help="YAML file of values; flags win.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the run folder's last state.")
+@click.option("--overwrite", is_flag=True, help="Start again in a folder that holds an earlier run.")
 @click.option("--keep-features", is_flag=True, help="Keep the aligner's cached features.")
 @config_options(
     TrainConfig,
@@ -137,6 +138,7 @@ def train(
     out: Path,
     config_file: Path | None,
     resume: bool,
+    overwrite: bool,
     keep_features: bool,
     aligner_iterations: int | None,
     layout: str,
@@ -160,6 +162,7 @@ def train(
             out,
             config,
             resume=resume,
+            overwrite=overwrite,
             keep_features=keep_features,
             progress=bars.update,
         )

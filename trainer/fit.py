@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cada_edge.errors import ConfigError, OutputError
+from cada_edge.errors import ConfigError
 from cada_edge.files import sha256_file
 from cada_edge.manifest import Calibration
 from cada_edge.runtime.conformal import conformal_threshold, to_calibration
@@ -32,6 +33,7 @@ from cada_edge.trainer.data import batches, decode
 from cada_edge.trainer.feature_cache import FeatureCache
 from cada_edge.trainer.fit_base import fit_base
 from cada_edge.trainer.model import TrainedModel, build_model
+from cada_edge.trainer.run_folder import CHECKPOINT, STATE, claim_run_folder, discard_results
 
 __all__ = ["TrainResult", "choose_device", "fit", "score_frames"]
 
@@ -93,6 +95,7 @@ def fit(
     config: TrainConfig,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     keep_features: bool = False,
     progress: Callable[[str, int, int, float], None] | None = None,
 ) -> TrainResult:
@@ -103,9 +106,10 @@ def fit(
 
     Args:
         index: The data set.
-        run: Folder of the run; made when missing.
+        run: Folder of the run, for one run at a time; made when missing.
         config: Everything else.
         resume: Go on from the run folder's state, when there is one.
+        overwrite: Start again where an earlier run left its files; they are removed when training begins.
         keep_features: Keep the aligner's cached features in the run folder.
         progress: Called with the stage's name, what is done, how many there are, and the loss.
 
@@ -113,9 +117,10 @@ def fit(
         Where the checkpoint is and what the threshold is worth.
 
     Raises:
+        ConfigError: No such device, or both resume and overwrite.
         DatasetError: No, or too few, normal training images, or unreadable ones.
         CheckpointError: The state to resume from does not fit.
-        OutputError: The run folder cannot be written.
+        OutputError: The run folder cannot be written, is in use, or holds an earlier run's files.
         TrainingError: The loss is not finite.
     """
     run = Path(run)
@@ -124,31 +129,48 @@ def fit(
         torch.set_num_threads(config.threads)
     report = progress or (lambda stage, done, total, loss: None)
     require_training_images(index)
-    check_images(index.train)
+    with claim_run_folder(run, resume=resume, overwrite=overwrite):
+        return _fit(index, run, config, device, resume, keep_features, report)
+
+
+def _fit(
+    index: DatasetIndex,
+    run: Path,
+    config: TrainConfig,
+    device: torch.device,
+    resume: bool,
+    keep_features: bool,
+    report: Callable[[str, int, int, float], None],
+) -> TrainResult:
+    # A damaged test image among them must not end the run after hours of training.
+    anomalous = _reference_samples(index)
+    check_images((*index.train, *anomalous))
     fraction = 0.0 if config.recipe == "paper" else config.holdout_fraction
     training, held_out = split_holdout(index.train, fraction=fraction, seed=config.seed)
-    _make_folder(run)
     data_fingerprint = fingerprint(training)
     with _spill(run / "decoded.npy") as spill:
         frames = decode(training, config.size, spill=spill)
         model, encoder_fingerprint = build_model(config, encoder_weights=config.encoder_weights)
+        if not resume:
+            discard_results(run)
         fit_base(
             model,
             frames,
             config,
-            state_path=run / "state.pt",
+            state_path=run / STATE,
             data_fingerprint=data_fingerprint,
             device=device,
             resume=resume,
             progress=lambda done, loss: report("base", done, config.iterations, loss),
         )
-        table = _fit_aligner(model, frames, training, config, run, device, keep_features, report)
+        cache = FeatureCache(run, sha256_file(run / STATE))
+        table = _fit_aligner(model, frames, training, config, cache, device, keep_features, report)
     held_frames = decode(held_out, config.size)
     threshold, calibration, warning = _calibrate(model, held_frames, held_out, config, device)
     reference_frames, reference_labels = _reference(
-        index, training, held_out, frames, held_frames, config.size
+        held_frames if len(held_out) >= 8 else frames, decode(anomalous, config.size)
     )
-    checkpoint = run / "checkpoint.pt"
+    checkpoint = run / CHECKPOINT
     save_checkpoint(
         checkpoint,
         Checkpoint(
@@ -171,12 +193,11 @@ def _fit_aligner(
     frames: NDArray[np.uint8],
     samples: Sequence[Sample],
     config: TrainConfig,
-    run: Path,
+    cache: FeatureCache,
     device: torch.device,
     keep_features: bool,
     report: Callable[[str, int, int, float], None],
 ) -> dict[str, tuple[float, float]]:
-    cache = FeatureCache(run, sha256_file(run / "state.pt"))
     statistics = cache.load()
     if statistics is None:
         report("statistics", 0, len(frames), float("nan"))
@@ -246,39 +267,25 @@ def _calibrate(
     return result.threshold, calibration, result.warning
 
 
-def _reference(
-    index: DatasetIndex,
-    training: Sequence[Sample],
-    held_out: Sequence[Sample],
-    frames: NDArray[np.uint8],
-    held_frames: NDArray[np.uint8],
-    size: int,
-) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-    """Choose up to 61 real frames, evenly: held-out normal ones (else training ones) and anomalous ones."""
+def _reference_samples(index: DatasetIndex) -> tuple[Sample, ...]:
+    """Choose the anomalous images of the reference file, evenly; their masks are of no use there."""
     anomalous = [sample for sample in index.test if sample.anomalous]
-    anomalous = [anomalous[row] for row in _evenly(len(anomalous), _REFERENCE_FRAMES // 2)]
-    normal = held_frames if len(held_out) >= 8 else frames
+    rows = _evenly(len(anomalous), _REFERENCE_FRAMES // 2)
+    return tuple(dataclasses.replace(anomalous[row], mask=None) for row in rows)
+
+
+def _reference(
+    normal: NDArray[np.uint8], anomalous: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
+    """Put up to 61 real frames together: normal ones, evenly, and the anomalous ones."""
     normal = normal[_evenly(len(normal), _REFERENCE_FRAMES - len(anomalous))]
-    both = np.concatenate([normal, decode(anomalous, size)])
     labels = np.repeat(np.array([0, 1], np.int8), [len(normal), len(anomalous)])
-    return both, labels
+    return np.concatenate([normal, anomalous]), labels
 
 
 def _evenly(total: int, wanted: int) -> list[int]:
     count = min(total, wanted)
     return [int(position * total / count) for position in range(count)]
-
-
-def _make_folder(run: Path) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        probe = run / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"The run folder {run} cannot be written: {error.strerror or error}. Pass another one with --out."
-        ) from error
 
 
 @contextmanager

@@ -113,6 +113,14 @@ def test_calibrate_verify_inspect(exported: Path, line: Path) -> None:
     assert "revdist" in _run("inspect", exported).stdout
 
 
+def test_train_keeps_an_earlier_run(trained: Path, line: Path) -> None:
+    before = trained.read_bytes()
+    message = " ".join(_run("train", line, "--out", trained.parent, "--device", "cpu", code=2).stderr.split())
+    assert "holds state.pt and checkpoint.pt of an earlier run; wanted an empty folder" in message
+    assert "--overwrite to start again" in message
+    assert trained.read_bytes() == before
+
+
 def test_predict_prints_a_line_a_frame_and_saves_overlays(exported: Path, line: Path, tmp_path: Path) -> None:
     kind = sorted(path.name for path in line.iterdir() if path.is_dir())[0]
     folder = line / kind / "test" / "good"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,18 +176,6 @@ def test_one_training_image_is_refused(tiny_line: Path, tiny_config: TrainConfig
         fit(one, tmp_path, tiny_config)
 
 
-def test_an_unreadable_image_is_named_before_training(
-    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
-) -> None:
-    index = index_dataset(tiny_line)
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG no image")
-    samples = (dataclasses.replace(index.train[0], image=broken), *index.train[1:])
-    with pytest.raises(DatasetError, match=r"broken\.png"):
-        fit(dataclasses.replace(index, samples=samples), tmp_path / "run", tiny_config)
-    assert not (tmp_path / "run" / "state.pt").exists()
-
-
 def test_a_run_folder_that_is_a_file_is_refused(
     tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
@@ -195,15 +184,58 @@ def test_a_run_folder_that_is_a_file_is_refused(
         fit(index_dataset(tiny_line), tmp_path / "run", tiny_config)
 
 
-def test_a_full_disk_while_saving_keeps_the_last_state(
-    whole_run: Path,
-    tiny_line: Path,
-    tiny_config: TrainConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("mark", ["training", "test"])
+def test_a_damaged_image_is_named_before_training_wherever_it_is_needed(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path, mark: str
 ) -> None:
-    state = (whole_run / "state.pt").read_bytes()
-    (tmp_path / "state.pt").write_bytes(state)
+    index = index_dataset(tiny_line)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG no image")
+    wanted = next(s for s in index.samples if (s.split == "train" if mark == "training" else s.anomalous))
+    samples = tuple(
+        dataclasses.replace(sample, image=broken) if sample == wanted else sample for sample in index.samples
+    )
+    stages: list[str] = []
+    with pytest.raises(DatasetError, match=r"cannot be read, 1 in all: .*broken\.png\. Wanted whole images"):
+        fit(
+            dataclasses.replace(index, samples=samples),
+            tmp_path / "run",
+            tiny_config,
+            progress=lambda stage, done, total, loss: stages.append(stage),
+        )
+    assert stages == []
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_damaged_mask_does_not_keep_from_training(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    index = index_dataset(tiny_line)
+    broken = tmp_path / "mask.png"
+    broken.write_bytes(b"no mask")
+    samples = tuple(dataclasses.replace(s, mask=broken if s.mask else None) for s in index.samples)
+    config = dataclasses.replace(tiny_config, iterations=1)
+    assert fit(dataclasses.replace(index, samples=samples), tmp_path / "run", config).checkpoint.is_file()
+
+
+class _StoppedError(Exception):
+    """Ends a run in its middle, as a person would."""
+
+
+def _stop_at(iteration: int) -> Callable[[str, int, int, float], None]:
+    def stop(stage: str, done: int, total: int, loss: float) -> None:
+        if stage == "base" and done == iteration:
+            raise _StoppedError
+
+    return stop
+
+
+def test_a_full_disk_while_saving_keeps_the_last_state(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(_StoppedError):
+        fit(index_dataset(tiny_line), tmp_path, tiny_config, progress=_stop_at(3))
+    state = (tmp_path / "state.pt").read_bytes()
 
     def full(content: object, path: Path) -> None:
         Path(path).write_bytes(b"part")
@@ -212,9 +244,60 @@ def test_a_full_disk_while_saving_keeps_the_last_state(
     # A disk cannot be filled in a test; the failure is injected where torch writes.
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        fit(index_dataset(tiny_line), tmp_path, tiny_config)
+        fit(index_dataset(tiny_line), tmp_path, tiny_config, resume=True)
     assert (tmp_path / "state.pt").read_bytes() == state
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.pt"]
+
+
+@pytest.mark.parametrize("name", ["state.pt", "checkpoint.pt"])
+def test_an_earlier_run_is_not_overwritten_by_accident(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"hours of training")
+    wanted = rf"holds {name} of an earlier run; wanted an empty folder\. Pass --resume .*--overwrite .*--out"
+    with pytest.raises(OutputError, match=wanted):
+        fit(index_dataset(tiny_line), tmp_path, tiny_config)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"hours of training"
+
+
+def test_overwrite_starts_again_and_leaves_nothing_of_the_earlier_run(
+    whole_run: Path, tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    for name in ("state.pt", "checkpoint.pt"):
+        (tmp_path / name).write_bytes(b"of an earlier run")
+    with pytest.raises(_StoppedError):
+        fit(index_dataset(tiny_line), tmp_path, tiny_config, overwrite=True, progress=_stop_at(1))
+    assert list(tmp_path.iterdir()) == []
+    fit(index_dataset(tiny_line), tmp_path, tiny_config, overwrite=True)
+    _assert_same(load_checkpoint(tmp_path / "checkpoint.pt"), load_checkpoint(whole_run / "checkpoint.pt"))
+    fit(index_dataset(tiny_line), tmp_path, tiny_config, resume=True)
+    _assert_same(load_checkpoint(tmp_path / "checkpoint.pt"), load_checkpoint(whole_run / "checkpoint.pt"))
+
+
+def test_resume_and_overwrite_exclude_each_other(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"came together; wanted one of them\. Pass --resume .*--overwrite"):
+        fit(index_dataset(tiny_line), tmp_path, tiny_config, resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_run_in_the_same_folder_is_refused(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path, resume: bool
+) -> None:
+    refused: list[str] = []
+
+    def second(stage: str, done: int, total: int, loss: float) -> None:
+        if stage == "base" and done == 1:
+            wanted = r"in use by another run; wanted one run in a folder\. Wait .*--out"
+            with pytest.raises(OutputError, match=wanted):
+                fit(index_dataset(tiny_line), tmp_path, tiny_config, resume=resume, overwrite=not resume)
+            refused.append(stage)
+
+    fit(index_dataset(tiny_line), tmp_path, tiny_config, progress=second)
+    assert refused == ["base"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "state.pt"]
 
 
 def test_devices() -> None:
