@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cada_edge.errors import ConfigError
 
@@ -31,6 +33,11 @@ RECIPES = ("default", "paper")
 """Named sets of values; 'paper' holds out no images, so that all of them are trained on as in the paper."""
 
 
+_PREFIXES = {"TrainConfig": "", "AlignerConfig": "aligner", "SmoothingConfig": "smoothing"}
+
+_WANTED = {"int": "a whole number", "float": "a number, as 1.0e-5", "str": "a text"}
+
+
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         close = difflib.get_close_matches(value, choices, 1)
@@ -38,21 +45,46 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{name} {value!r} came; wanted one of {', '.join(choices)}.{hint}")
 
 
+def _refuse(config: Any, name: str, wanted: str) -> NoReturn:
+    prefix = _PREFIXES[type(config).__name__]
+    where = f"Set {prefix}.{name} in the configuration." if prefix else f"Pass --{name.replace('_', '-')}."
+    raise ConfigError(
+        f"{prefix}{' ' if prefix else ''}{name} {getattr(config, name)!r} came; wanted {wanted}. {where}"
+    )
+
+
+def _check_types(config: Any) -> None:
+    """Hold each value against its field's annotation; a bool is no number."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        kind, _, optional = str(item.type).partition(" | ")
+        if value is None and optional:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = {
+            "int": number and isinstance(value, int),
+            "float": number and math.isfinite(value),
+            "str": isinstance(value, str),
+        }.get(kind, type(value).__name__ == kind)
+        if not fits:
+            _refuse(config, item.name, _WANTED.get(kind, "'name: value' pairs indented below it"))
+
+
 def _positive(config: Any, *names: str) -> None:
     for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-            raise ConfigError(
-                f"{name} {value!r} came; wanted a number above 0. Pass --{name.replace('_', '-')}."
-            )
+        if not getattr(config, name) > 0:
+            _refuse(config, name, "a number above 0")
+
+
+def _not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            _refuse(config, name, "a number from 0")
 
 
 def _within(config: Any, name: str, low: float, high: float) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(
-            f"{name} {value!r} came; wanted a number from {low} to {high}. Pass --{name.replace('_', '-')}."
-        )
+    if not low <= getattr(config, name) <= high:
+        _refuse(config, name, f"a number from {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +99,7 @@ class SmoothingConfig:
     """'zero' (outside the image lies u^) or 'reflect'."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(
                 f"smoothing kernel {self.kernel} came; wanted an odd number of pixels from 1. "
@@ -108,7 +141,11 @@ class AlignerConfig:
     """Probability before each linear layer, 0-1."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _positive(self, "iterations", "batch_size", "learning_rate", "beta", "hidden")
+        _not_negative(self, "weight_decay")
+        if not 0 <= self.momentum < 1:
+            _refuse(self, "momentum", "a number from 0, less than 1")
         _within(self, "convolutions", 0, 2)
         _within(self, "linears", 1, 3)
         _within(self, "dropout", 0.0, 0.95)
@@ -159,7 +196,7 @@ class TrainConfig:
     false_alarm_rate: float = 0.005
     """Wanted rate of false alarms at the threshold, 0-1."""
     seed: int = 0
-    """Of initial weights, sampling and dropout."""
+    """Of initial weights, sampling and dropout, 0 to 2**32 - 1."""
     device: str = "auto"
     """'auto' (CUDA where there is a device, said in the log), 'cpu', 'cuda' or 'cuda:N'."""
     amp: str = "auto"
@@ -175,6 +212,7 @@ class TrainConfig:
     """Iterations between two resumable states."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _choice("base", self.base, BASES)
         _choice("recipe", self.recipe, RECIPES)
         _choice("alignment", self.alignment, ("none", "cada"))
@@ -184,6 +222,8 @@ class TrainConfig:
         _choice("schedule", self.schedule, ("constant", "cosine"))
         _choice("cache_features", self.cache_features, ("auto", "on", "off"))
         _positive(self, "iterations", "batch_size", "learning_rate", "save_every")
+        _not_negative(self, "weight_decay")
+        _within(self, "seed", 0, 2**32 - 1)
         _within(self, "top_fraction", 0.0, 1.0)
         _within(self, "holdout_fraction", 0.0, 0.5)
         if not 0 < self.false_alarm_rate < 1:
@@ -226,9 +266,22 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     for name, cls in _NESTED.items():
         if isinstance(values.get(name), dict):
             _known(cls, values[name], prefix=f"{name}.")
-            values[name] = cls(**values[name])
+            values[name] = cls(**_as_meant(cls, values[name]))
     _known(TrainConfig, values, prefix="")
-    return TrainConfig(**values)
+    return TrainConfig(**_as_meant(TrainConfig, values))
+
+
+def _as_meant(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Undo what YAML 1.1 makes of plain values: 1e-5 (no dot) is a text to it, on and off are bools."""
+    kinds = {item.name: str(item.type) for item in dataclasses.fields(cls)}
+    meant = dict(values)
+    for name, value in values.items():
+        if kinds[name] == "float" and isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                meant[name] = float(value)
+        elif kinds[name] == "str" and isinstance(value, bool):
+            meant[name] = "on" if value else "off"
+    return meant
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -244,9 +297,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"The configuration {path} cannot be read: {error}. Wanted YAML with one 'name: value' a line."
+            f"The configuration {path} cannot be read: {error}. "
+            "Wanted YAML in UTF-8 with one 'name: value' a line."
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(

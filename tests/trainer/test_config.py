@@ -44,7 +44,32 @@ def test_round_trip_through_plain_values() -> None:
         ({"base": "revdits"}, r"base 'revdits' came; wanted one of revdist. Did you mean revdist\?"),
         ({"size": 100}, "size 100 came; wanted a multiple of 32"),
         ({"iterations": 0}, "iterations 0 came; wanted a number above 0. Pass --iterations"),
-        ({"learning_rate": "fast"}, "learning_rate 'fast' came; wanted a number above 0"),
+        ({"learning_rate": "fast"}, "learning_rate 'fast' came; wanted a number, as 1.0e-5. Pass --learning"),
+        ({"learning_rate": float("nan")}, "learning_rate nan came; wanted a number, as 1.0e-5"),
+        ({"learning_rate": "inf"}, "learning_rate inf came; wanted a number"),
+        ({"learning_rate": True}, "learning_rate True came; wanted a number"),
+        ({"iterations": 2.5}, "iterations 2.5 came; wanted a whole number. Pass --iterations"),
+        ({"iterations": True}, "iterations True came; wanted a whole number"),
+        ({"size": "64"}, "size '64' came; wanted a whole number. Pass --size"),
+        ({"threads": 1.5}, "threads 1.5 came; wanted a whole number"),
+        ({"encoder": None}, "encoder None came; wanted a text. Pass --encoder"),
+        ({"encoder_weights": 3}, "encoder_weights 3 came; wanted a text"),
+        ({"amp": ["on"]}, r"amp \['on'\] came; wanted a text"),
+        ({"aligner": 5}, "aligner 5 came; wanted 'name: value' pairs indented below it"),
+        ({"aligner": None}, "aligner None came; wanted 'name: value' pairs indented below it"),
+        ({"smoothing": []}, r"smoothing \[\] came; wanted 'name: value' pairs"),
+        ({"smoothing": {"sigma": None}}, "smoothing sigma None came; wanted a number"),
+        (
+            {"aligner": {"momentum": 1}},
+            "aligner momentum 1 came; wanted a number from 0, less than 1. Set al",
+        ),
+        (
+            {"aligner": {"weight_decay": -1}},
+            "aligner weight_decay -1 came; wanted a number from 0. Set align",
+        ),
+        ({"weight_decay": -1}, "weight_decay -1 came; wanted a number from 0. Pass --weight-decay"),
+        ({"seed": -1}, "seed -1 came; wanted a number from 0 to 4294967295. Pass --seed"),
+        ({"seed": 2**32}, "seed 4294967296 came; wanted a number from 0 to 4294967295"),
         ({"false_alarm_rate": 1.0}, "false_alarm_rate 1.0 came"),
         ({"top_fraction": 2}, "top_fraction 2 came; wanted a number from 0.0 to 1.0"),
         ({"threads": 0}, "threads 0 came"),
@@ -64,8 +89,15 @@ def test_yaml(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text("size: 128\naligner:\n  dropout: 0.5\n")
     assert from_dict(load_yaml(path)) == TrainConfig(size=128, aligner=AlignerConfig(dropout=0.5))
+    path.write_text("weight_decay: 1e-5\namp: on\ncache_features: off\naligner:\n  beta: 2e-1\n")
+    assert from_dict(load_yaml(path)) == TrainConfig(
+        weight_decay=1e-5, amp="on", cache_features="off", aligner=AlignerConfig(beta=0.2)
+    )
     path.write_text("- 1\n")
     with pytest.raises(ConfigError, match="holds a list; wanted 'name: value' pairs"):
+        load_yaml(path)
+    path.write_bytes("encoder: größe\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"cannot be read: 'utf-8' codec .* Wanted YAML in UTF-8"):
         load_yaml(path)
     path.write_text("a: [\n")
     with pytest.raises(ConfigError, match="cannot be read"):
