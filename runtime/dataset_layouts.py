@@ -1,5 +1,9 @@
 """The layouts in which data sets lie on disk: how each is told from the others and read.
 
+A person's own parts are the layout `folder`: `normal/` to train on and, where there are any, `anomalous/`
+with `masks/`, and `test_normal/`, to evaluate on; images at any depth in each. All of `normal/` is trained
+on, so only `test_normal/` gives an I-AUROC.
+
 No image is opened here: what is wrong inside the files is found by `cada_edge.runtime.datasets.check_images`.
 """
 
@@ -28,7 +32,7 @@ _WANTED = {
     "visa": "split_csv/1cls.csv beside the folders of the categories",
     "visa-mvtec": "[1cls/]<category>/train/good, <category>/test/{good,bad}, <category>/ground_truth/bad",
     "btad": "<category>/train/ok, <category>/test/{ok,ko}, <category>/ground_truth/ko",
-    "folder": "normal/ and, where there are any, anomalous/ and masks/",
+    "folder": "normal/ and, where there are any, anomalous/, masks/ and test_normal/ (good ones to test on)",
 }
 
 LAYOUTS = tuple(_WANTED)
@@ -181,8 +185,10 @@ def _has_split(folder: Path) -> bool:
 
 
 def _read_folder(root: Path) -> list[Sample]:
-    """Read a person's own parts: every normal image is for training, every anomalous one for testing."""
-    normal, anomalous, truth = (root / name for name in ("normal", "anomalous", "masks"))
+    """Read a person's own parts: what lies in `normal/` is for training, all else for testing."""
+    normal, unseen, anomalous, truth = (
+        root / name for name in ("normal", "test_normal", "anomalous", "masks")
+    )
     if not normal.is_dir():
         raise _misfit(root, "folder")
     samples: list[Sample] = []
@@ -197,6 +203,12 @@ def _read_folder(root: Path) -> list[Sample]:
             f"{normal} holds no image; wanted images of good parts, at any depth. Put some there."
         )
     categories = {sample.category for sample in samples}
+    for image in index_by_stem(list_images_below(unseen), root).values() if unseen.is_dir() else ():
+        folders = image.parent.relative_to(unseen).parts
+        category = folders[0] if folders and folders[0] in categories else "part"
+        samples.append(
+            Sample(image, category, "test", False, "good", None, image.relative_to(root).as_posix())
+        )
     masks = index_by_stem(list_images_below(truth), root) if truth.is_dir() else {}
     paired: set[Path] = set()
     for image in index_by_stem(list_images_below(anomalous), root).values() if anomalous.is_dir() else ():

@@ -51,7 +51,7 @@ class DatasetIndex:
 
     @property
     def test(self) -> tuple[Sample, ...]:
-        """The images to evaluate on; a plain folder has no normal ones among them."""
+        """The images to evaluate on; a plain folder's normal ones are those of `test_normal/`."""
         return tuple(sample for sample in self.samples if sample.split == "test")
 
     @property
@@ -77,17 +77,22 @@ def index_dataset(root: str | Path, *, layout: str = "auto") -> DatasetIndex:
         ConfigError: The layout's name is unknown.
         DatasetError: The folder cannot be read, fits no layout, or what it holds is incomplete.
     """
+    if not isinstance(root, (str, os.PathLike)):
+        raise DatasetError(
+            f"The data set {root!r} is of type {type(root).__name__}; wanted the path of a folder. "
+            "Give the folder that holds the images."
+        )
     root = Path(root)
     if layout not in (*LAYOUTS, "auto"):
         raise ConfigError(
             f"The layout '{layout}' is unknown; wanted auto, {', '.join(LAYOUTS)}. Choose one of them."
         )
-    if not root.is_dir():
-        raise DatasetError(
-            f"The data set {root} is {'a file' if root.is_file() else 'not there'}; wanted a folder. "
-            "Give the folder that holds the images, and unpack archives first."
-        )
     try:
+        if not root.is_dir():
+            raise DatasetError(
+                f"The data set {root} is {'a file' if root.is_file() else 'not there'}; wanted a folder. "
+                "Give the folder that holds the images, and unpack archives first."
+            )
         layout = detect_layout(root) if layout == "auto" else layout
         samples = read_layout(root, layout)
     except OSError as error:
@@ -171,8 +176,9 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     try:
         with _pool() as pool:
             for sample, content in zip(ordered, pool.map(_sha256_image, ordered), strict=True):
-                # No file name holds a zero byte, so no two lists give the same text.
-                digest.update(f"{sample.relative}\0{content}\0".encode())
+                # No file name holds a zero byte, so no two lists give the same text. A name that is not
+                # UTF-8 comes with surrogates and goes back to its bytes.
+                digest.update(f"{sample.relative}\0{content}\0".encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise DatasetError(
             f"Cannot read the image {error.filename}: {error.strerror or error}. "

@@ -53,5 +53,6 @@ def split_holdout(
 
 def _share(relative: str, seed: int) -> float:
     """Map a path and a seed to a number in [0, 1), evenly and alike on every machine."""
-    digest = hashlib.sha256(f"{seed}\0{relative}".encode()).digest()
+    # The path of a file whose name is not UTF-8 holds surrogates.
+    digest = hashlib.sha256(f"{seed}\0{relative}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -4,9 +4,11 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +158,24 @@ def test_plain_folder(folder_root: Path) -> None:
     assert all(sample.anomalous for sample in index.test)
 
 
+def test_plain_folder_with_normal_test_images(folder_root: Path, put_image: PutImage) -> None:
+    before = index_dataset(folder_root)
+    for name in ("gear/a.png", "gear/tuesday/b.png", "nut/a.png", "loose.png", ".hidden/c.png"):
+        put_image(folder_root / "test_normal" / name)
+    index = index_dataset(folder_root)
+    assert index.train == before.train
+    added = [sample for sample in index.samples if sample not in before.samples]
+    assert {(s.relative, s.category, s.split, s.anomalous, s.defect, s.mask) for s in added} == {
+        ("test_normal/gear/a.png", "gear", "test", False, "good", None),
+        ("test_normal/gear/tuesday/b.png", "gear", "test", False, "good", None),
+        ("test_normal/loose.png", "part", "test", False, "good", None),
+        ("test_normal/nut/a.png", "part", "test", False, "good", None),
+    }
+    put_image(folder_root / "test_normal/loose.bmp")
+    with pytest.raises(DatasetError, match=r"names that come twice: test_normal/loose\.bmp and loose\.png"):
+        index_dataset(folder_root)
+
+
 def test_plain_folder_of_normal_images_only(tmp_path: Path, put_image: PutImage) -> None:
     put_image(tmp_path / "normal/a.png")
     put_image(tmp_path / "normal/.hidden/b.png")
@@ -204,6 +224,26 @@ def test_no_folder_is_refused(tmp_path: Path) -> None:
         index_dataset(tmp_path / "mvtec.tar.xz")
 
 
+@pytest.mark.parametrize("root", [None, 7, b"parts"])
+def test_what_is_no_path_is_refused(root: Any) -> None:
+    with pytest.raises(DatasetError, match=r"of type \w+; wanted the path of a folder\. Give the folder"):
+        index_dataset(root)
+
+
+def test_a_root_that_cannot_be_asked_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Which of the two depends on the version of Python.
+    with pytest.raises(DatasetError, match=r"(File name too long\. W|is not there; w)anted (a )?folder"):
+        index_dataset(tmp_path / ("a" * 300))
+
+    def refuse(path: Path, **options: object) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Root may enter every folder: the refusal is made where pathlib asks.
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(DatasetError, match=r"parts: Permission denied\. Wanted folders .*permissions"):
+        index_dataset(tmp_path / "parts")
+
+
 def test_a_folder_of_no_layout_is_described(tmp_path: Path, put_image: PutImage) -> None:
     with pytest.raises(DatasetError, match="holds nothing, which fits no data set layout"):
         index_dataset(tmp_path)
@@ -212,7 +252,8 @@ def test_a_folder_of_no_layout_is_described(tmp_path: Path, put_image: PutImage)
     (tmp_path / "0_notes").mkdir()
     wanted = (
         r"holds 0\.png, 0_notes/, 1\.png, 2\.png, 3\.png and 3 more, .* Wanted one of: mvtec \(<category>"
-        r"/train/good.*visa \(split_csv.*visa-mvtec .*btad .*folder \(normal/.*Put images of good parts"
+        r"/train/good.*visa \(split_csv.*visa-mvtec .*btad .*folder \(normal/ .*test_normal/"
+        r".*Put images of good parts"
     )
     with pytest.raises(DatasetError, match=wanted):
         index_dataset(tmp_path)
@@ -504,6 +545,21 @@ def test_the_fingerprint_is_of_names_and_contents(mvtec_root: Path, tmp_path: Pa
     copy.samples[0].image.unlink()
     with pytest.raises(DatasetError, match=r"Cannot read the image .*000\.JPG: No such file.*Check"):
         fingerprint(copy.samples)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+def test_names_that_are_not_utf8(tmp_path: Path, put_image: PutImage) -> None:
+    folder = tmp_path / "normal" / os.fsdecode(b"Schl\xfcssel")
+    for number in range(12):
+        put_image(folder / os.fsdecode(b"gr\xfcn%d.png" % number), value=number)
+    index = index_dataset(tmp_path)
+    check_images(index.samples)
+    entries = (
+        os.fsencode(s.relative) + b"\0" + hashlib.sha256(s.image.read_bytes()).hexdigest().encode() + b"\0"
+        for s in index.samples
+    )
+    assert fingerprint(index.samples) == hashlib.sha256(b"".join(entries)).hexdigest()
+    assert len(load_images([sample.image for sample in index.samples], (8, 8))) == 12
 
 
 def test_loaded_images_are_the_preprocessed_frames_in_order(tmp_path: Path, put_image: PutImage) -> None:

@@ -81,3 +81,11 @@ def test_an_impossible_fraction_is_refused(fraction: float) -> None:
         ConfigError, match=r"held-out fraction of .* came; wanted at least 0 and below 1\. Take 0\.1"
     ):
         split_holdout(samples(20), fraction=fraction, seed=0)
+
+
+def test_names_that_are_not_utf8_are_split_by_their_bytes() -> None:
+    # As os.fsdecode gives b"gr\xfcn" on a system of UTF-8.
+    given = samples(300, folder="gr\udcfcn")
+    kept, held_out = split_holdout(given, fraction=0.1, seed=0)
+    assert 10 <= len(held_out) <= 50
+    assert len(kept) + len(held_out) == 300
