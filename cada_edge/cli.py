@@ -407,6 +407,12 @@ def inspect(model: Path, as_json: bool) -> None:
     "--encoder", default=None, show_default="the one that comes with cada-edge", help="timm name and tag."
 )
 @click.option("--encoder-weights", default=None, help="A .safetensors or .pth file for it, or 'random'.")
+@click.option(
+    "--require-gain/--no-require-gain",
+    default=None,
+    show_default="required",
+    help="Exit with 1 unless the alignment raises mixed I-AUROC.",
+)
 @_threads
 @_json
 def demo(out: Path, as_json: bool, **options: Any) -> None:

@@ -38,6 +38,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoder_weights="random",
         train_per_kind=3,
         test_per_kind=1,
+        require_gain=False,
     )
     run_demo(folder / "demo", config)
     for part, source in (("normal", "train/good"), ("anomalous", "test")):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,26 +8,31 @@ from typing import Any
 import pytest
 
 from cada_edge import Detector
+from cada_edge.benchmarks import demo as demo_module
 from cada_edge.benchmarks.demo import DemoConfig, run_demo
+from cada_edge.benchmarks.demo_result import VariantResult
 from cada_edge.benchmarks.upsampling import compare
-from cada_edge.errors import ConfigError
+from cada_edge.errors import CheckFailedError, ConfigError, InputError
 from cada_edge.trainer.checkpoint import load_checkpoint
+
+_SMALL = DemoConfig(
+    size=64,
+    iterations=3,
+    aligner_iterations=30,
+    encoder="resnet18",
+    encoder_weights="random",
+    train_per_kind=4,
+    test_per_kind=2,
+    require_gain=False,
+)
+"""Of a size and length that show the way and nothing about accuracy."""
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The whole demo, at a size and length that show the way and nothing about accuracy."""
+    """The whole demo, small."""
     out = tmp_path_factory.mktemp("demo")
-    config = DemoConfig(
-        size=64,
-        iterations=3,
-        aligner_iterations=30,
-        encoder="resnet18",
-        encoder_weights="random",
-        train_per_kind=4,
-        test_per_kind=2,
-    )
-    return out, run_demo(out, config)
+    return out, run_demo(out, _SMALL)
 
 
 def test_summary_has_what_it_promises(demo: tuple[Path, dict[str, Any]]) -> None:
@@ -69,6 +75,42 @@ def test_upsampling_changes_the_maps_and_hardly_the_scores(demo: tuple[Path, dic
     assert figures["corners"]["p_ap"] != figures["centred"]["p_ap"]
 
 
-def test_bad_size() -> None:
+def test_no_gain_fails_after_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = demo_module._evaluate
+
+    def exchanged(*arguments: Any) -> dict[str, VariantResult]:
+        """Give the alignment the figures that it has without, and so no gain."""
+        results = evaluate(*arguments)
+        return {**results, "cada": results["none"]}
+
+    monkeypatch.setattr(demo_module, "_evaluate", exchanged)
+    wanted = r"I-AUROC [\d.]+ % came with the alignment cada and [\d.]+ % without; wanted more .*report\.html"
+    with pytest.raises(CheckFailedError, match=wanted):
+        run_demo(tmp_path, dataclasses.replace(_SMALL, require_gain=True))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["cada"] == summary["none"]
+    assert Path(summary["report"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ({"encoder": "resnet81"}, r"encoder 'resnet81' is not known to timm"),
+        ({"encoder": "resnet18", "encoder_weights": "none.pth"}, r"none\.pth"),
+    ],
+)
+def test_an_encoder_that_cannot_be_had_is_refused_before_the_line_is_drawn(
+    tmp_path: Path, option: dict[str, Any], wanted: str
+) -> None:
+    with pytest.raises(InputError, match=wanted):
+        run_demo(tmp_path / "demo", DemoConfig(**option))
+    assert not (tmp_path / "demo").exists()
+
+
+def test_bad_options() -> None:
     with pytest.raises(ConfigError, match="size 100 came; wanted a multiple of 32"):
         DemoConfig(size=100)
+    with pytest.raises(ConfigError, match=r"threads 0 came; wanted at least 1\. Leave --threads out"):
+        DemoConfig(threads=0)
+    with pytest.raises(ConfigError, match=r"iterations 0 came; wanted"):
+        DemoConfig(iterations=0)
