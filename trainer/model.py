@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,27 @@ from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, STRIDES, Enc
 from cada_edge.trainer.revdist import RevDist
 from cada_edge.trainer.scoring import MapScorer
 
-__all__ = ["BASE_CLASSES", "Normalize", "TrainedModel", "build_model"]
+__all__ = ["BASE_CLASSES", "Normalize", "TrainedModel", "build_model", "exact_fp32"]
 
 BASE_CLASSES = {"revdist": RevDist}
 """Base method -> class: with `encode`, `loss_on`, `maps_on`, `parameter_groups`, `bottleneck_channels`."""
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Compute in full fp32: no TF32 and no autocast, so that what is calibrated is what ships.
+
+    cuDNN's convolutions use TF32, with 10 bits of mantissa, unless told otherwise. The old settings come back
+    at the end.
+    """
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = convolution
 
 
 class Normalize(nn.Module):
@@ -101,6 +119,7 @@ class TrainedModel(nn.Module):
         return score, aligned, torch.stack([mean, mean + spread], 1)
 
     @torch.inference_mode()
+    @exact_fp32()
     def score_variants(
         self,
         frames: Tensor,
@@ -147,8 +166,10 @@ class TrainedModel(nn.Module):
     def raw_batches(self, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the unsmoothed map (B, S, S) and bottleneck feature of each batch of uint8 frames."""
         for frames in batches:
-            maps, bottleneck = self.base(self.normalize(frames))
-            yield self.scorer.raw_map(maps), bottleneck
+            with exact_fp32():
+                maps, bottleneck = self.base(self.normalize(frames))
+                raw = self.scorer.raw_map(maps)
+            yield raw, bottleneck
 
 
 def build_model(config: TrainConfig, *, encoder_weights: str | None) -> tuple[TrainedModel, str]:
