@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cada_edge.errors import CheckFailedError, ConfigError, MissingExtraError, OutputError
+from cada_edge.errors import CadaEdgeError, CheckFailedError, ConfigError, MissingExtraError, OutputError
 from cada_edge.export.graph import INPUT_NAME, PRECISIONS, FusedGraph
 from cada_edge.files import sha256_file
 from cada_edge.manifest import Manifest, Parity, manifest_path
@@ -26,7 +26,7 @@ from cada_edge.runtime.preprocess import RESIZE_NAME
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint, package_versions
 from cada_edge.trainer.data import decode
 from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD
-from cada_edge.trainer.model import TrainedModel
+from cada_edge.trainer.model import TrainedModel, exact_fp32
 
 __all__ = ["ExportConfig", "ExportResult", "export_onnx", "reference_of"]
 
@@ -97,29 +97,38 @@ def export_onnx(
         raise ConfigError(
             f"The output {out.name} came; wanted a name ending in .onnx. Pass --out model.onnx."
         )
+    reference_path = out.with_name(f"{out.stem}.reference.npz")
+    for path in (out, reference_path, manifest_path(out)):
+        if path.is_dir():
+            raise OutputError(
+                f"{path} is a folder; wanted a place for a file. Pass another name with --out, or remove it."
+            )
     checkpoint = load_checkpoint(checkpoint_path)
     reference = reference_of(checkpoint)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+            draft = Path(name) / out.name
+            graph = FusedGraph(checkpoint.model, precision=config.precision)
+            _write_graph(graph, draft, checkpoint.config.size)
+            parity = _check(draft, reference, checkpoint, config, data)
+            draft_reference = draft.with_name(reference_path.name)
+            write_reference(draft_reference, reference)
+            manifest = _manifest(checkpoint, Path(checkpoint_path), draft, draft_reference, config, parity)
+            manifest.write(draft)
+            # All is written: only renames follow. The old manifest goes first and the new one comes last, so
+            # that at no moment a manifest lies beside a model that it does not describe.
+            manifest_path(out).unlink(missing_ok=True)
+            draft_reference.replace(reference_path)
+            draft.replace(out)
+            manifest_path(draft).replace(manifest_path(out))
+    except CadaEdgeError:
+        raise
     except OSError as error:
         raise OutputError(
-            f"Cannot write into {out.parent}: {error.strerror}. Choose another folder with --out."
+            f"Cannot write {out}: {error.strerror or error}. Free some space, "
+            "or choose another folder with --out."
         ) from error
-    with folder as name:
-        draft = Path(name) / out.name
-        _write_graph(FusedGraph(checkpoint.model, precision=config.precision), draft, checkpoint.config.size)
-        parity = _check(draft, reference, checkpoint, config, data)
-        reference_path = out.with_name(f"{out.stem}.reference.npz")
-        draft_reference = Path(name) / reference_path.name
-        write_reference(draft_reference, reference)
-        manifest = _manifest(checkpoint, Path(checkpoint_path), draft, draft_reference, config, parity)
-        # The old manifest goes first and the new one comes last: at no moment does a manifest lie beside
-        # a model that it does not describe.
-        manifest_path(out).unlink(missing_ok=True)
-        draft_reference.replace(reference_path)
-        draft.replace(out)
-        manifest.write(out)
     return ExportResult(out, manifest_path(out), reference_path, parity, manifest.threshold)
 
 
@@ -152,11 +161,8 @@ def reference_of(checkpoint: Checkpoint) -> Reference:
 def _run_torch(
     model: TrainedModel, frames: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    # TF32 rounds to 10 bits: no reference may be computed with it.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
     parts = []
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_fp32():
         for start in range(0, len(frames), 8):
             parts.append([output.numpy() for output in model(torch.from_numpy(frames[start : start + 8]))])
     score, maps, stats = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -173,18 +179,18 @@ def _write_graph(graph: FusedGraph, path: Path, size: int) -> None:
     with warnings.catch_warnings():
         # torch's exporter warns about its own internals; what matters is checked on the result.
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph,
             (example,),
-            str(path),
             input_names=[INPUT_NAME],
             output_names=list(OUTPUT_NAMES),
             dynamic_shapes={"frames": {0: torch.export.Dim("batch", min=1, max=64)}},
             opset_version=_OPSET,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+        assert program is not None
+        program.save(path, external_data=False)
     model = onnx.load(path)
     onnx.checker.check_model(model)
     left = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,49 @@ def test_over_the_limit_nothing_is_written_and_an_older_export_stays(
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("limit", [5_000, 1_000_000])
+def test_a_full_disk_leaves_the_older_export_whole(
+    small_checkpoint: Path, tmp_path: Path, limit: int, small_disk: Callable[[int], None]
+) -> None:
+    out = tmp_path / "model.onnx"
+    for name in ("model.onnx", "model.onnx.json", "model.reference.npz"):
+        (tmp_path / name).write_text(f"an older {name}")
+    before = _content(tmp_path)
+    small_disk(limit)
+    with pytest.raises(OutputError, match=r"Cannot write .*model.onnx.*: .+ Free some space"):
+        export_onnx(small_checkpoint, out)
+    assert _content(tmp_path) == before
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_older_export_whole(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.onnx"
+    for name in ("model.onnx", "model.onnx.json", "model.reference.npz"):
+        (tmp_path / name).write_text(f"an older {name}")
+    before = _content(tmp_path)
+
+    def refuse(manifest: Manifest, model_path: str | Path) -> Path:
+        raise OutputError("Cannot write the manifest: No space left on device.")
+
+    monkeypatch.setattr(Manifest, "write", refuse)
+    with pytest.raises(OutputError, match="Cannot write the manifest"):
+        export_onnx(small_checkpoint, out)
+    assert _content(tmp_path) == before
+
+
+@pytest.mark.parametrize("taken", ["model.onnx", "model.onnx.json", "model.reference.npz"])
+def test_a_folder_in_the_way_is_refused_at_once(small_checkpoint: Path, tmp_path: Path, taken: str) -> None:
+    (tmp_path / taken).mkdir()
+    with pytest.raises(OutputError, match=f"{taken} is a folder; wanted a place for a file. Pass another"):
+        export_onnx(small_checkpoint, tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == [taken]
+
+
 def test_a_model_with_nan_is_refused(small_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(small_checkpoint)
     broken = copy.deepcopy(checkpoint.model)
@@ -189,5 +233,5 @@ def test_bad_input(small_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="checkpoint of version 99"):
         export_onnx(other, tmp_path / "model.onnx")
     (tmp_path / "file").write_text("taken")
-    with pytest.raises(OutputError, match="Choose another folder with --out"):
+    with pytest.raises(OutputError, match="or choose another folder with --out"):
         export_onnx(small_checkpoint, tmp_path / "file" / "model.onnx")
