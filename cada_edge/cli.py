@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from cada_edge import __version__
-from cada_edge.errors import CadaEdgeError
+from cada_edge.errors import CadaEdgeError, ConfigError
 from cada_edge.extras import require_extra
 from cada_edge.options import config_options, given
 from cada_edge.trainer.config import RECIPES, TrainConfig
@@ -203,8 +203,10 @@ def evaluate(model: Path, data: Path, layout: str, as_json: bool, **options: Any
     """Evaluate MODEL (a checkpoint, or an exported file) on the test images of DATA."""
     from cada_edge.runtime.datasets import index_dataset
 
+    is_checkpoint = model.suffix in (".pt", ".pth")
+    _refuse_unused(model, options, is_checkpoint=is_checkpoint)
     index = index_dataset(data, layout=layout)
-    if model.suffix in (".pt", ".pth"):
+    if is_checkpoint:
         require_extra("Evaluating a checkpoint", "torch", "train")
         from cada_edge.trainer.evaluate_checkpoint import evaluate_checkpoint
 
@@ -229,6 +231,21 @@ def evaluate(model: Path, data: Path, layout: str, as_json: bool, **options: Any
             threads=options["threads"],
         )
     _print(evaluation.to_dict(), as_json=as_json, text=evaluation.to_text)
+
+
+def _refuse_unused(model: Path, options: dict[str, Any], *, is_checkpoint: bool) -> None:
+    """Refuse options of `eval` that would change nothing: a figure must not seem to come from them."""
+    kind, runs_in, other = "a checkpoint", "PyTorch", "an exported model"
+    unused = {"--backend": options["backend"] != "auto", "--threads": options["threads"] is not None}
+    if not is_checkpoint:
+        kind, runs_in, other = "an exported model", "an engine on the CPU", "a checkpoint"
+        unused = {"--device": options["device"] != "auto"}
+    found = " and ".join(name for name, was_given in unused.items() if was_given)
+    if found:
+        raise ConfigError(
+            f"{found} came with {model}, which is {kind} and runs in {runs_in}; "
+            f"wanted {found} with {other} only. Leave it out, or evaluate {other}."
+        )
 
 
 @main.command()

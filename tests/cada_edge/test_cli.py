@@ -104,6 +104,24 @@ def test_eval_under_other_alignments(trained: Path, exported: Path, line: Path) 
     assert "wanted one of none, cada" in _run("eval", trained, line, "--alignment", "best", code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "wanted"),
+    [
+        (
+            "a.pt",
+            ("--backend", "openvino"),
+            "--backend came with a.pt, which is a checkpoint and runs in PyT",
+        ),
+        ("a.pth", ("--threads", "1"), "wanted --threads with an exported model only. Leave it out"),
+        ("a.onnx", ("--device", "cuda"), "--device came with a.onnx, which is an exported model and runs in"),
+    ],
+)
+def test_eval_refuses_options_that_would_change_nothing(
+    name: str, option: tuple[str, str], wanted: str, tmp_path: Path
+) -> None:
+    assert wanted in " ".join(_run("eval", name, tmp_path, *option, code=2).stderr.split())
+
+
 def test_calibrate_verify_inspect(exported: Path, line: Path) -> None:
     kind = sorted(path.name for path in line.iterdir() if path.is_dir())[0]
     values = json.loads(_run("calibrate", exported, line / kind / "train" / "good", "--json").stdout)
