@@ -44,6 +44,9 @@ _REFERENCE_FRAMES = 61
 
 _SCORING_BATCH = 32
 
+_SCALES_APART = 20
+"""How many times larger or smaller than the mean g_img beta may be without a warning."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -204,7 +207,10 @@ def _fit_aligner(
         statistics = cache.fill(model.raw_batches(batches(frames, _SCORING_BATCH, device)), len(frames))
         report("statistics", len(frames), len(frames), float("nan"))
     model.floor = range_floor(statistics)
+    mean, maximum = float(statistics.mean.mean()), float(statistics.maximum.mean())
+    _log.info("mean u_img %.4g and mean g_img %.4g over %d training images", mean, maximum, len(frames))
     if config.alignment == "cada":
+        _warn_of_scale(config.aligner.beta, maximum)
         torch.manual_seed(config.seed)
         regressor = Regressor(model.base.bottleneck_channels, config.aligner)
         kept = statistics
@@ -223,6 +229,23 @@ def _fit_aligner(
     if not keep_features:
         cache.delete()
     return table
+
+
+def _warn_of_scale(beta: float, maximum: float) -> None:
+    """Say when beta does not fit the maps' scale, by which the paper chooses it (section 4.2).
+
+    Far above it the loss is all square and far below all linear, whatever the error.
+    """
+    if not maximum / _SCALES_APART <= beta <= maximum * _SCALES_APART:
+        _log.warning(
+            "aligner.beta %.4g came, but g_img of the training images is %.4g on average; wanted a beta from "
+            "%.4g to %.4g. Set aligner.beta in the configuration file (--config) to about %.2g.",
+            beta,
+            maximum,
+            maximum / _SCALES_APART,
+            maximum * _SCALES_APART,
+            maximum,
+        )
 
 
 def score_frames(model: TrainedModel, frames: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:

@@ -300,6 +300,28 @@ def test_a_second_run_in_the_same_folder_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "state.pt"]
 
 
+@pytest.mark.parametrize(("factor", "warns"), [(0.04, True), (0.06, False), (19, False), (21, True)])
+def test_the_maps_scale_is_logged_and_a_beta_far_from_it_warned_of(
+    whole_run: Path,
+    tiny_line: Path,
+    tiny_config: TrainConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    factor: float,
+    warns: bool,
+) -> None:
+    table = load_checkpoint(whole_run / "checkpoint.pt").class_table
+    training, _ = split_holdout(index_dataset(tiny_line).train, fraction=0.1, seed=0)
+    # The table has each kind's means over its own images.
+    mean, maximum = np.mean([table[sample.category] for sample in training], axis=0)
+    aligner = dataclasses.replace(tiny_config.aligner, beta=factor * float(maximum))
+    with caplog.at_level("INFO", logger="cada_edge.trainer.fit"):
+        fit(index_dataset(tiny_line), tmp_path, dataclasses.replace(tiny_config, aligner=aligner))
+    assert f"mean u_img {mean:.4g} and mean g_img {maximum:.4g} over {len(training)} training" in caplog.text
+    wanted = f"is {maximum:.4g} on average; wanted a beta from {maximum / 20:.4g} to {maximum * 20:.4g}. Set"
+    assert (wanted in caplog.text) == warns
+
+
 def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(ConfigError, match="device 'gpu' came; wanted auto, cpu, cuda"):
