@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _SEED_STREAM = 1
 
 _PER_MACHINE = ("device", "threads", "cache_features", "save_every")
 """Fields that may differ when a run is resumed: they say where it runs, not what it computes."""
+
+_STATE = ("config", "data_fingerprint", "base", "optimizer", "iteration")
 
 _WARM_UP_SHARE = 0.05
 
@@ -61,13 +64,13 @@ def _feature_fetcher(
 
     with torch.no_grad():
         one = encode(torch.zeros(1, dtype=torch.int64))
-    total = sum(feature.numel() for feature in one) * 4 * len(frames)
+    total = sum(feature.numel() * feature.element_size() for feature in one) * len(frames)
     wanted = config.cache_features == "on" or (
         config.cache_features == "auto" and device.type == "cpu" and total <= MEMORY_LIMIT_BYTES
     )
     if not wanted:
         return encode
-    cached = [torch.empty(len(frames), *feature.shape[1:]) for feature in one]
+    cached = [torch.empty(len(frames), *feature.shape[1:], dtype=feature.dtype) for feature in one]
     for start in range(0, len(frames), 32):
         rows = torch.arange(start, min(start + 32, len(frames)))
         for store, feature in zip(cached, encode(rows), strict=True):
@@ -81,6 +84,10 @@ def _is_mixed(amp: str, device: torch.device) -> bool:
     if amp == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return amp == "on"
+
+
+def _autocast(device: torch.device, *, mixed: bool) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
 
 
 def fit_base(
@@ -122,16 +129,16 @@ def fit_base(
     if resume and state_path.is_file():
         first = _restore(state_path, base, optimizer, config, data_fingerprint)
         _log.info("resumed at iteration %d", first)
-    fetch = _feature_fetcher(model, frames, config, device)
     mixed = _is_mixed(config.amp, device)
+    with _autocast(device, mixed=mixed):
+        fetch = _feature_fetcher(model, frames, config, device)
     for iteration in range(first, config.iterations):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(
                 config.schedule, iteration, config.iterations
             )
         rows = batch_indices(len(frames), config.batch_size, iteration, seed=config.seed, stream=_SEED_STREAM)
-        autocast = torch.autocast(device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
-        with seeded(config.seed, _SEED_STREAM, iteration), autocast:
+        with seeded(config.seed, _SEED_STREAM, iteration), _autocast(device, mixed=mixed):
             encoded = fetch(rows)
             loss = base.loss_on(encoded, progress=iteration / config.iterations)
         optimizer.zero_grad(set_to_none=True)
@@ -142,7 +149,7 @@ def fit_base(
             raise TrainingError(
                 f"The loss became {value} at iteration {iteration} "
                 f"(images {rows.tolist()} of the training set). "
-                f"The last good state is {state_path}; lower --learning-rate and go on with --resume."
+                "Start again with a lower --learning-rate in another run folder (--out)."
             )
         if progress is not None:
             progress(iteration + 1, value)
@@ -181,6 +188,12 @@ def _restore(
         raise CheckpointError(
             f"{path} is no training state of cada-edge. Remove it, or choose another run folder."
         )
+    missing = [name for name in _STATE if name not in state]
+    if missing or not isinstance(state["config"], dict):
+        raise CheckpointError(
+            f"The state {path} is damaged: it lacks {', '.join(missing) or 'a configuration'}. "
+            "Remove it and start again."
+        )
     now, then = config.to_dict(), state["config"]
     changed = sorted(key for key in now if key not in _PER_MACHINE and now[key] != then.get(key))
     if changed:
@@ -194,6 +207,12 @@ def _restore(
             f"The state {path} was trained on other images. "
             "Resume with the same data, or choose another run folder."
         )
-    base.load_state_dict(state["base"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["iteration"])
+    try:
+        base.load_state_dict(state["base"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["iteration"])
+    except Exception as error:  # broad: plain values of any type may stand anywhere in the file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"The state {path} does not fit the model ({reason}). Remove it and start again."
+        ) from error
