@@ -25,7 +25,6 @@ from cada_edge.runtime.parity import Reference, replay, write_reference
 from cada_edge.runtime.preprocess import RESIZE_NAME
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint, package_versions
 from cada_edge.trainer.data import decode
-from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD
 from cada_edge.trainer.model import TrainedModel, exact_fp32
 
 __all__ = ["ExportConfig", "ExportResult", "export_onnx", "reference_of"]
@@ -253,8 +252,8 @@ def _manifest(
         encoder=trained.encoder,
         input_hw=(trained.size, trained.size),
         resize=RESIZE_NAME,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=checkpoint.model.base.encoder.mean,
+        std=checkpoint.model.base.encoder.std,
         alignment=trained.alignment,
         range_floor=checkpoint.model.floor,
         upsampling="corners" if trained.aligns_corners else "centred",

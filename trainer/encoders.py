@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Of RGB in 0-1; every encoder here is trained with it."""
+"""Of RGB in 0-1; of the bundled encoders, and where timm names no other."""
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of RGB in 0-1."""
@@ -36,14 +37,32 @@ STRIDES = (4, 8, 16)
 BUNDLED = {"resnet18_procedural": "resnet18"}
 """Encoders whose weights come along: name -> timm architecture (recipe: `cada_edge.trainer.pretrain`)."""
 
+_CONTAINER = re.compile(r"^([a-z_]+)\.(\d+)\.")
+
 _WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 
 class Encoder(nn.Module):
     """A frozen timm feature extractor that stays in eval mode and takes no gradients."""
 
-    def __init__(self, network: nn.Module, channels: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: tuple[int, int, int],
+        *,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        """Freeze a network.
+
+        Args:
+            network: A feature extractor.
+            channels: Of its three maps.
+            mean: Of RGB in 0-1, that the network was trained with.
+            std: Of RGB in 0-1, above 0.
+        """
         super().__init__()
+        self.mean, self.std = mean, std
         self.network = network
         self.channels = channels
         self.offsets = centre_offsets(network.eval())
@@ -58,7 +77,7 @@ class Encoder(nn.Module):
         """Extract features.
 
         Args:
-            images: float (N, 3, S, S), RGB, normalised by `IMAGENET_MEAN` and `IMAGENET_STD`.
+            images: float (N, 3, S, S), RGB, normalised by `mean` and `std`.
 
         Returns:
             Three feature maps (N, C_k, S / stride, S / stride), strides 4, 8 and 16.
@@ -127,6 +146,7 @@ def build_encoder(name: str, weights: str | None = None) -> tuple[Encoder, str]:
             f"The encoder {name!r} is not known to timm {timm.__version__}; "
             f"wanted a timm model name or one of {', '.join(BUNDLED)}. Similar: {', '.join(close) or 'none'}."
         )
+    _check_tag(name, architecture)
     download = weights is None
     network = _create(name, architecture, pretrained=download)
     if weights == "random" or weights is None:
@@ -136,7 +156,36 @@ def build_encoder(name: str, weights: str | None = None) -> tuple[Encoder, str]:
         fingerprint = sha256_file(weights)
     info: Any = network.feature_info
     channels = tuple(info.channels())
-    return Encoder(network, (channels[0], channels[1], channels[2])), fingerprint
+    trained: Any = None if name in BUNDLED else timm.models.get_pretrained_cfg(architecture)
+    return Encoder(
+        network,
+        (channels[0], channels[1], channels[2]),
+        mean=_three(getattr(trained, "mean", None)) or IMAGENET_MEAN,
+        std=_three(getattr(trained, "std", None)) or IMAGENET_STD,
+    ), fingerprint
+
+
+def _three(values: Any) -> tuple[float, float, float] | None:
+    """Return values of three channels as floats, None where timm gives none."""
+    if values is None or len(values) != 3:
+        return None
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _check_tag(name: str, architecture: str) -> None:
+    import timm
+
+    model, _, tag = architecture.partition(".")
+    if not tag:
+        return
+    prefix = f"{model}."
+    known = [item.removeprefix(prefix) for item in timm.list_pretrained(f"{model}.*")]
+    if tag not in known:
+        raise ConfigError(
+            f"The encoder {name!r} came with the tag {tag!r}, which timm {timm.__version__} does not know; "
+            f"wanted {model} with one of {', '.join(known) or 'no tag'}. "
+            f"Pass --encoder {'.'.join([model, *known[:1]])}."
+        )
 
 
 def _create(name: str, architecture: str, *, pretrained: bool) -> Any:
@@ -167,6 +216,10 @@ def _create(name: str, architecture: str, *, pretrained: bool) -> Any:
         ) from error
 
 
+def _flattened(key: str) -> str:
+    return _CONTAINER.sub(r"\1_\2.", key, count=1)
+
+
 def _load_weights(network: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise InputError(
@@ -188,6 +241,8 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     state = state.get("state_dict", state)
     wanted = network.state_dict()
     found = {key.removeprefix("module."): value for key, value in state.items()}
+    # timm's feature extractors name 'stem_0.weight' what its full models name 'stem.0.weight'.
+    found.update({flat: found[key] for key in list(found) if (flat := _flattened(key)) not in found})
     # BatchNorm's step counters are not in every export and change nothing in eval mode.
     missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     wrong = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]

@@ -44,12 +44,22 @@ class Normalize(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        """Prepare the constants.
+
+        Args:
+            mean: Of RGB in 0-1.
+            std: Of RGB in 0-1, above 0.
+        """
         super().__init__()
         weight = torch.zeros(3, 3, 1, 1)
         for rgb in range(3):
-            weight[rgb, 2 - rgb] = 1 / (255 * IMAGENET_STD[rgb])
-        bias = torch.tensor([-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
+            weight[rgb, 2 - rgb] = 1 / (255 * std[rgb])
+        bias = torch.tensor([-centre / spread for centre, spread in zip(mean, std, strict=True)])
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
@@ -60,7 +70,7 @@ class Normalize(nn.Module):
             frames: uint8 (N, S, S, 3), BGR.
 
         Returns:
-            float32 (N, 3, S, S), RGB, ImageNet mean and standard deviation.
+            float32 (N, 3, S, S), RGB, less the mean, over the standard deviation.
         """
         # The cast comes first: TensorRT takes no transpose of uint8 (NVIDIA/TensorRT#3985).
         planes = frames.float().permute(0, 3, 1, 2)  # (N, S, S, 3) -> (N, 3, S, S)
@@ -82,7 +92,7 @@ class TrainedModel(nn.Module):
             floor: Smallest range g^ - u^ (`cada_edge.trainer.aligner.range_floor`).
         """
         super().__init__()
-        self.normalize = Normalize()
+        self.normalize = Normalize(base.encoder.mean, base.encoder.std)
         self.base = base
         self.regressor = regressor
         self.floor = floor

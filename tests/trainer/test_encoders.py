@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from cada_edge.errors import ConfigError, InputError
-from cada_edge.trainer.encoders import build_encoder
+from cada_edge.trainer.config import TrainConfig
+from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder
+from cada_edge.trainer.model import build_model
 from cada_edge.trainer.revdist import RevDist
 
 
@@ -121,3 +123,45 @@ def test_the_pixels_on_which_positions_are_centred(name: str, offsets: tuple[flo
 def test_they_do_not_depend_on_the_weights() -> None:
     encoder, _ = build_encoder("resnet18_procedural")
     assert encoder.offsets == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("tf_efficientnet_b0.ap_in1k", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("resnet18.tv_in1k", IMAGENET_MEAN, IMAGENET_STD),
+        ("resnet18_procedural", IMAGENET_MEAN, IMAGENET_STD),
+    ],
+)
+def test_images_are_normalised_as_the_encoder_was_trained(
+    name: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    config = TrainConfig(encoder=name, encoder_weights="random", size=64)
+    model, _ = build_model(config, encoder_weights="random")
+    assert (model.base.encoder.mean, model.base.encoder.std) == (mean, std)
+    frame = torch.tensor([0, 128, 255], dtype=torch.uint8).expand(1, 64, 64, 3)  # BGR
+    wanted = [(value / 255 - mean[rgb]) / std[rgb] for rgb, value in enumerate((255, 128, 0))]
+    assert model.normalize(frame)[0, :, 0, 0].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "regnety_002", "mobilenetv3_small_100"])
+def test_weights_of_timms_full_models_fit(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    state = timm.create_model(name, pretrained=False).state_dict()
+    torch.save(state, tmp_path / "encoder.pth")
+    encoder, _ = build_encoder(name, str(tmp_path / "encoder.pth"))
+    loaded = encoder.network.state_dict()
+    flat = {
+        key.replace("stem.", "stem_").replace("stages.", "stages_"): value for key, value in state.items()
+    }
+    for key, value in loaded.items():
+        assert torch.equal(value, state[key] if key in state else flat[key])
+
+
+def test_unknown_tags_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"'resnet18.foo' came with the tag 'foo', which timm .* does not know; "
+        r"wanted resnet18 with one of .*tv_in1k.* Pass --encoder resnet18\.",
+    ):
+        build_encoder("resnet18.foo", "random")
