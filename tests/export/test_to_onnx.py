@@ -36,6 +36,8 @@ def test_three_files_and_a_manifest_that_fits(exported: ExportResult, small_chec
     checkpoint = load_checkpoint(small_checkpoint)
     assert manifest.threshold == checkpoint.threshold
     assert manifest.calibration == checkpoint.calibration
+    encoder = checkpoint.model.base.encoder
+    assert (manifest.mean, manifest.std) == (encoder.mean, encoder.std)
     assert manifest.range_floor == checkpoint.model.floor
     assert manifest.input_hw == (64, 64)
     assert manifest.parity == exported.parity
