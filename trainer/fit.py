@@ -32,7 +32,7 @@ from cada_edge.trainer.config import TrainConfig
 from cada_edge.trainer.data import batches, decode
 from cada_edge.trainer.feature_cache import FeatureCache
 from cada_edge.trainer.fit_base import fit_base
-from cada_edge.trainer.model import TrainedModel, build_model
+from cada_edge.trainer.model import TrainedModel, build_model, exact_fp32
 from cada_edge.trainer.run_folder import CHECKPOINT, STATE, claim_run_folder, discard_results
 
 __all__ = ["TrainResult", "choose_device", "fit", "score_frames"]
@@ -249,7 +249,7 @@ def _warn_of_scale(beta: float, maximum: float) -> None:
 
 
 def score_frames(model: TrainedModel, frames: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-    """Score frames with the model's own alignment.
+    """Score frames with the model's own alignment, in full fp32 as the exported file does.
 
     Args:
         model: On the device, in eval mode.
@@ -260,7 +260,7 @@ def score_frames(model: TrainedModel, frames: NDArray[np.uint8], device: torch.d
         float32 (N,).
     """
     scores: list[Tensor] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_fp32():
         for batch in batches(frames, _SCORING_BATCH, device):
             scores.append(model(batch)[0].cpu())
     return torch.cat(scores).numpy() if scores else np.empty(0, np.float32)

@@ -322,6 +322,17 @@ def test_the_maps_scale_is_logged_and_a_beta_far_from_it_warned_of(
     assert (wanted in caplog.text) == warns
 
 
+def test_frames_are_scored_without_tf32(whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threshold comes from these scores, and the exported file knows no TF32."""
+    model = load_checkpoint(whole_run / "checkpoint.pt").model
+    seen: list[bool] = []
+    model.register_forward_pre_hook(lambda module, frames: seen.append(torch.backends.cudnn.allow_tf32))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    score_frames(model, np.zeros((33, 64, 64, 3), np.uint8), torch.device("cpu"))
+    assert seen == [False, False]
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(ConfigError, match="device 'gpu' came; wanted auto, cpu, cuda"):
