@@ -11,7 +11,7 @@ from cada_edge.trainer.model import TrainedModel, build_model, exact_fp32
 
 
 def _flags() -> tuple[bool, bool]:
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    return bool(torch.backends.cuda.matmul.allow_tf32), bool(torch.backends.cudnn.allow_tf32)
 
 
 @pytest.fixture
