@@ -56,14 +56,14 @@ def _refuse(config: Any, name: str, wanted: str) -> NoReturn:
 def _check_types(config: Any) -> None:
     """Hold each value against its field's annotation; a bool is no number."""
     for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
+        value: Any = getattr(config, item.name)
         kind, _, optional = str(item.type).partition(" | ")
         if value is None and optional:
             continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        whole = isinstance(value, int) and not isinstance(value, bool)
         fits = {
-            "int": number and isinstance(value, int),
-            "float": number and math.isfinite(value),
+            "int": whole,
+            "float": whole or (isinstance(value, float) and math.isfinite(value)),
             "str": isinstance(value, str),
         }.get(kind, type(value).__name__ == kind)
         if not fits:
