@@ -1,14 +1,25 @@
-"""Command-line options made from configuration dataclasses, so that each default is written once."""
+"""What the commands share: options, some made from configuration dataclasses, and the printing of results."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["config_options", "given"]
+__all__ = [
+    "backend_option",
+    "config_options",
+    "format_number",
+    "format_parity",
+    "given",
+    "json_option",
+    "layout_option",
+    "print_result",
+    "threads_option",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -45,3 +56,43 @@ def config_options(cls: type, helps: Mapping[str, str]) -> Callable[[_Command], 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+backend_option = click.option(
+    "--backend", default="auto", show_default=True, metavar="NAME", help="auto, openvino or onnxruntime."
+)
+threads_option = click.option(
+    "--threads", type=int, default=None, show_default="the engine's choice", help="CPU threads."
+)
+layout_option = click.option(
+    "--layout",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, mvtec, visa, visa-mvtec, btad or folder.",
+)
+
+
+def print_result(result: Any, *, as_json: bool, text: Callable[[], str]) -> None:
+    """Print a result object: its fields as JSON, or a text for people."""
+    if as_json:
+        fields = result if isinstance(result, dict) else dataclasses.asdict(result)
+        click.echo(json.dumps(fields, indent=2, default=str, allow_nan=False))
+    else:
+        click.echo(text())
+
+
+def format_number(value: float | None) -> str:
+    """Write a threshold for people."""
+    return "none" if value is None else f"{value:.4f}"
+
+
+def format_parity(parity: Any) -> str:
+    """Write parity figures for people, in one line."""
+    drift = "" if parity.auroc_drift is None else f", AUROC drift {parity.auroc_drift:.3f} points"
+    return (
+        f"{parity.images} frames on {parity.backend}: "
+        f"largest score difference {parity.max_score_difference:.2g} "
+        f"(limit {parity.score_limit:.2g}), largest map difference {parity.max_map_difference:.2g}{drift}"
+    )

@@ -1,0 +1,219 @@
+"""The commands that need PyTorch: train, export and the demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cada_edge.extras import require_extra
+from cada_edge.options import (
+    config_options,
+    format_number,
+    format_parity,
+    given,
+    json_option,
+    layout_option,
+    print_result,
+    threads_option,
+)
+from cada_edge.trainer.config import RECIPES, TrainConfig
+
+__all__ = ["demo", "export", "train"]
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("runs/train"),
+    show_default=True,
+    help="Run folder.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="YAML file of values; flags win.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the run folder's last state.")
+@click.option("--overwrite", is_flag=True, help="Start again in a folder that holds an earlier run.")
+@click.option("--keep-features", is_flag=True, help="Keep the aligner's cached features.")
+@config_options(
+    TrainConfig,
+    {
+        "recipe": f"One of {', '.join(RECIPES)}; 'paper' holds out no images.",
+        "base": "Base method: revdist.",
+        "encoder": "timm name and tag, or resnet18_procedural, which comes with cada-edge.",
+        "encoder_weights": "A .safetensors or .pth file for the encoder, or 'random'.",
+        "decoder_activation": "gelu (the paper) or relu (RD4AD).",
+        "size": "Side of the network input, in pixels.",
+        "iterations": "Steps of the base method.",
+        "batch_size": "Images in a step.",
+        "learning_rate": "Of AdamW.",
+        "weight_decay": "Of AdamW.",
+        "schedule": "constant or cosine.",
+        "alignment": "cada or none.",
+        "upsampling": "centred, corners (the authors' code), or auto: corners under the recipe paper.",
+        "top_fraction": "Share of the highest pixels whose mean is the score.",
+        "holdout_fraction": "Share of the normal images kept for the threshold.",
+        "false_alarm_rate": "Wanted rate of false alarms at the threshold.",
+        "seed": "Of weights, sampling and dropout.",
+        "device": "auto, cpu, cuda or cuda:N.",
+        "amp": "bf16 mixed precision: auto (on CUDA), on or off.",
+        "threads": "CPU threads.",
+        "cache_features": "Keep the encoder's features in memory: auto, on or off.",
+        "save_every": "Iterations between two resumable states.",
+    },
+)
+@click.option(
+    "--aligner-iterations", type=int, default=None, show_default="5000", help="Steps of the regressor."
+)
+@layout_option
+@json_option
+def train(
+    data: Path,
+    out: Path,
+    config_file: Path | None,
+    resume: bool,
+    overwrite: bool,
+    keep_features: bool,
+    aligner_iterations: int | None,
+    layout: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Train on the good parts in DATA, all kinds mixed, no labels."""
+    require_extra("Training", "torch", "train")
+    from cada_edge.runtime.datasets import index_dataset
+    from cada_edge.trainer.config import from_dict, load_yaml
+    from cada_edge.trainer.fit import fit
+    from cada_edge.trainer.progress import ProgressBars
+
+    merged = {**({} if config_file is None else load_yaml(config_file)), **given(values)}
+    if aligner_iterations is not None:
+        merged["aligner"] = {**merged.get("aligner", {}), "iterations": aligner_iterations}
+    config = from_dict(merged)
+    with ProgressBars(images_per_step=config.batch_size) as bars:
+        result = fit(
+            index_dataset(data, layout=layout),
+            out,
+            config,
+            resume=resume,
+            overwrite=overwrite,
+            keep_features=keep_features,
+            progress=bars.update,
+        )
+    print_result(
+        result,
+        as_json=as_json,
+        text=lambda: (
+            f"checkpoint  {result.checkpoint}\ntrained on  {result.training_images} images\n"
+            f"threshold   {format_number(result.threshold)} from {result.held_out_images} held-out images"
+            + (f"\nwarning     {result.warning}" if result.warning else "")
+        ),
+    )
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["onnx"]),
+    default="onnx",
+    show_default=True,
+    help="Kind of file.",
+)
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("model.onnx"),
+    show_default=True,
+    help="File to write.",
+)
+@click.option("--precision", default="fp32", show_default=True, help="Of the networks: fp32 or fp16.")
+@click.option(
+    "--backend", default="auto", show_default=True, metavar="NAME", help="Engine of the parity check."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, help="Data set to measure the AUROC drift on."
+)
+@layout_option
+@json_option
+def export(
+    checkpoint: Path,
+    file_format: str,
+    out: Path,
+    precision: str,
+    backend: str,
+    data: Path | None,
+    layout: str,
+    as_json: bool,
+) -> None:
+    """Export CHECKPOINT to one file with everything fused in, and check it against PyTorch."""
+    require_extra("Exporting", "torch", "train")
+    from cada_edge.export.to_onnx import ExportConfig, export_onnx
+    from cada_edge.runtime.datasets import index_dataset
+
+    result = export_onnx(
+        checkpoint,
+        out,
+        ExportConfig(precision=precision, backend=backend),
+        data=None if data is None else index_dataset(data, layout=layout),
+    )
+    print_result(
+        result,
+        as_json=as_json,
+        text=lambda: (
+            f"model      {result.model}\nmanifest   {result.manifest}\nreference  {result.reference}\n"
+            f"parity     {format_parity(result.parity)}\nthreshold  {format_number(result.threshold)}"
+        ),
+    )
+
+
+@click.command()
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder to write.",
+)
+@click.option("--size", type=int, default=128, show_default=True, help="Side of the images, in pixels.")
+@click.option(
+    "--iterations",
+    type=int,
+    default=None,
+    show_default="what ten minutes allow",
+    help="Steps of the base method.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn line and the training.")
+@click.option(
+    "--encoder", default=None, show_default="the one that comes with cada-edge", help="timm name and tag."
+)
+@click.option("--encoder-weights", default=None, help="A .safetensors or .pth file for it, or 'random'.")
+@click.option(
+    "--require-gain/--no-require-gain",
+    default=None,
+    show_default="required",
+    help="Exit with 1 unless the alignment raises mixed I-AUROC.",
+)
+@threads_option
+@json_option
+def demo(out: Path, as_json: bool, **options: Any) -> None:
+    """Draw a mixed line, train, export, stream, and write a report."""
+    require_extra("The demo", "torch", "train")
+    from cada_edge.benchmarks.demo import DemoConfig, run_demo
+    from cada_edge.trainer.progress import ProgressBars
+
+    with ProgressBars(images_per_step=TrainConfig.batch_size) as bars:
+        summary = run_demo(out, DemoConfig(**given(options)), progress=bars.update)
+    print_result(summary, as_json=as_json, text=lambda: json.dumps(summary, indent=2, default=str))
