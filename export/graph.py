@@ -8,15 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from cada_edge.errors import ConfigError
+from cada_edge.manifest import PRECISIONS
 from cada_edge.trainer.model import TrainedModel
 
-__all__ = ["INPUT_NAME", "PRECISIONS", "FusedGraph"]
+__all__ = ["INPUT_NAME", "FusedGraph"]
 
 INPUT_NAME = "frames"
 """Name of the graph's input."""
-
-PRECISIONS = ("fp32", "fp16")
-"""Of the networks; normalisation, cosine distances, alignment, smoothing and the score are fp32 in both."""
 
 
 class FusedGraph(nn.Module):

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from cada_edge.errors import CadaEdgeError, CheckFailedError, ConfigError, MissingExtraError, OutputError
-from cada_edge.export.graph import INPUT_NAME, PRECISIONS, FusedGraph
+from cada_edge.export.graph import INPUT_NAME, FusedGraph
 from cada_edge.files import sha256_file
-from cada_edge.manifest import Manifest, Parity, manifest_path
+from cada_edge.manifest import PRECISIONS, Manifest, Parity, manifest_path
 from cada_edge.runtime.backend import OUTPUT_NAMES, Backend, choose_backend
 from cada_edge.runtime.datasets import DatasetIndex
 from cada_edge.runtime.metrics import auroc
