@@ -320,7 +320,8 @@ def test_batch_takes_several_frames_only(tiny_model: Path) -> None:
 
 
 def test_numbers_of_numpy_are_numbers(tiny_model: Path) -> None:
-    with Detector(tiny_model, threshold=np.float32(0.25), threads=np.int64(1)) as detector:
+    options: dict[str, Any] = {"threshold": np.float32(0.25), "threads": np.int64(1)}
+    with Detector(tiny_model, **options) as detector:
         assert detector(GREY).threshold == 0.25
     with pytest.raises(ConfigError, match="threshold True came"):
         Detector(tiny_model, threshold=True)
