@@ -96,10 +96,9 @@ def train(
     from cada_edge.trainer.progress import ProgressBars
 
     merged = {**({} if config_file is None else load_yaml(config_file)), **given(values)}
-    if aligner_iterations is not None:
-        # An aligner that is no mapping is left to from_dict, which names it.
-        if isinstance(merged.get("aligner", {}), dict):
-            merged["aligner"] = {**merged.get("aligner", {}), "iterations": aligner_iterations}
+    # An aligner that is no mapping is left to from_dict, which names it.
+    if aligner_iterations is not None and isinstance(merged.get("aligner", {}), dict):
+        merged["aligner"] = {**merged.get("aligner", {}), "iterations": aligner_iterations}
     config = from_dict(merged)
     with ProgressBars(images_per_step=config.batch_size) as bars:
         result = fit(
