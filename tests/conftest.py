@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"apt-get install {package}")
         for test in sorted(tests):
             terminalreporter.line(f"    {test}")
+
+
+@pytest.fixture
+def small_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Give a block in which no file grows beyond a size: a real refusal, as a full disk's.
+
+    Used as ``with small_disk(bytes):``. A block and not the whole test, since the limit also holds for the file that pytest's report may go to.
+    """
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    return limited

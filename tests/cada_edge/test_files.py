@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import resource
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +86,16 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
     assert _names(tmp_path) == ["model.onnx"]
 
 
-def test_a_write_that_stops_half_way_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_a_write_that_stops_half_way_leaves_the_old_file_and_no_other(
+    tmp_path: Path, small_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # the kernel's own refusal, not a fake
-    try:
-        with pytest.raises(OutputError, match=r"Cannot write .*model\.onnx: File too large"):
-            write_atomic(path, bytes(1_000_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        small_disk(100_000),
+        pytest.raises(OutputError, match=r"Cannot write .*model\.onnx: File too large"),
+    ):
+        write_atomic(path, bytes(1_000_000))
     assert path.read_bytes() == b"old"
     assert _names(tmp_path) == ["model.onnx"]
 

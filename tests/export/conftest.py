@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,11 +34,3 @@ def small_checkpoint(small_line: Path, tmp_path_factory: pytest.TempPathFactory)
         device="cpu",
     )
     return fit(index_dataset(small_line), tmp_path_factory.mktemp("runs") / "small", config).checkpoint
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Callable[[int], None]]:
-    """Let no file grow beyond a size, ``small_disk(bytes)``: a real refusal, as a full disk's."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -148,14 +149,19 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("limit", [5_000, 1_000_000])
 def test_a_full_disk_leaves_the_older_export_whole(
-    small_checkpoint: Path, tmp_path: Path, limit: int, small_disk: Callable[[int], None]
+    small_checkpoint: Path,
+    tmp_path: Path,
+    limit: int,
+    small_disk: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     out = tmp_path / "model.onnx"
     for name in ("model.onnx", "model.onnx.json", "model.reference.npz"):
         (tmp_path / name).write_text(f"an older {name}")
     before = _content(tmp_path)
-    small_disk(limit)
-    with pytest.raises(OutputError, match=r"Cannot write .*model.onnx.*: .+ Free some space"):
+    with (
+        small_disk(limit),
+        pytest.raises(OutputError, match=r"Cannot write .*model.onnx.*: .+ Free some space"),
+    ):
         export_onnx(small_checkpoint, out)
     assert _content(tmp_path) == before
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,11 +32,3 @@ def tiny_config() -> TrainConfig:
         device="cpu",
         save_every=2,
     )
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Callable[[int], None]]:
-    """Let no file grow beyond a size, ``small_disk(bytes)``: a real refusal, as a full disk's."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)

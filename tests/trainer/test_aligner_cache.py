@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -121,9 +122,13 @@ def test_an_interrupted_fill_leaves_nothing_that_is_used(tmp_path: Path) -> None
     assert cache.fill(_passes(3.0), 5).mean.tolist() == [3.0, 4.0, 5.0, 6.0, 7.0]
 
 
-def test_a_full_disk_is_said_and_leaves_no_file(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
-    small_disk(64)
-    with pytest.raises(OutputError, match=r"Cannot write .*aligner_features\.npy: File too large.*--resume"):
+def test_a_full_disk_is_said_and_leaves_no_file(
+    tmp_path: Path, small_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with (
+        small_disk(64),
+        pytest.raises(OutputError, match=r"Cannot write .*aligner_features\.npy: File too large.*--resume"),
+    ):
         FeatureCache(tmp_path, "key").fill(_passes(), 5)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from cada_edge.trainer import data
 from cada_edge.trainer.array_file import write_rows
 from cada_edge.trainer.checkpoint import load_tensors, save_tensors
 
+SmallDisk = Callable[[int], AbstractContextManager[None]]
+
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_parts_become_one_mapped_array(tmp_path: Path, dtype: type[np.generic]) -> None:
@@ -24,18 +27,22 @@ def test_parts_become_one_mapped_array(tmp_path: Path, dtype: type[np.generic]) 
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), whole)
 
 
-def test_a_full_disk_is_said_and_leaves_no_file(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
-    small_disk(10_000)
-    with pytest.raises(OutputError, match=r"Cannot write .*a\.npy: File too large\. Free some space"):
+def test_a_full_disk_is_said_and_leaves_no_file(tmp_path: Path, small_disk: SmallDisk) -> None:
+    with (
+        small_disk(10_000),
+        pytest.raises(OutputError, match=r"Cannot write .*a\.npy: File too large\. Free some space"),
+    ):
         write_rows(tmp_path / "a.npy", (np.zeros((10, 500)) for _ in range(10)), 100)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, small_disk: Callable[[int], None]) -> None:
+def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, small_disk: SmallDisk) -> None:
     path = tmp_path / "state.pt"
     save_tensors(path, {"weights": torch.arange(3)})
-    small_disk(10_000)
-    with pytest.raises(OutputError, match=r"Cannot write .*state\.pt.*nothing was changed"):
+    with (
+        small_disk(10_000),
+        pytest.raises(OutputError, match=r"Cannot write .*state\.pt.*nothing was changed"),
+    ):
         save_tensors(path, {"weights": torch.zeros(100_000)})
     assert load_tensors(path, kind="state")["weights"].tolist() == [0, 1, 2]
     assert [item.name for item in tmp_path.iterdir()] == ["state.pt"]
