@@ -82,7 +82,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def small_disk() -> Callable[[int], AbstractContextManager[None]]:
     """Give a block in which no file grows beyond a size: a real refusal, as a full disk's.
 
-    Used as ``with small_disk(bytes):``. A block and not the whole test, since the limit also holds for the file that pytest's report may go to.
+    Used as ``with small_disk(bytes):``. A block and not the whole test, since the limit also holds for the
+    file that pytest's report may go to.
     """
 
     @contextmanager
