@@ -16,10 +16,11 @@ from cada_edge.options import (
     given,
     json_option,
     layout_option,
+    named_values,
     print_result,
     threads_option,
 )
-from cada_edge.trainer.config import RECIPES, TrainConfig
+from cada_edge.trainer.config import BASES, RECIPES, TrainConfig
 
 __all__ = ["demo", "export", "train"]
 
@@ -48,16 +49,16 @@ __all__ = ["demo", "export", "train"]
     TrainConfig,
     {
         "recipe": f"One of {', '.join(RECIPES)}; 'paper' holds out no images.",
-        "base": "Base method: revdist.",
+        "base": f"Base method: {', '.join(BASES)}.",
         "encoder": "timm name and tag, or resnet18_procedural, which comes with cada-edge.",
         "encoder_weights": "A .safetensors or .pth file for the encoder, or 'random'.",
-        "decoder_activation": "gelu (the paper) or relu (RD4AD).",
         "size": "Side of the network input, in pixels.",
         "iterations": "Steps of the base method.",
         "batch_size": "Images in a step.",
         "learning_rate": "Of AdamW.",
         "weight_decay": "Of AdamW.",
-        "schedule": "constant or cosine.",
+        "schedule": "constant, step or cosine.",
+        "gradient_clip": "Largest norm of the gradient, 0 for no limit.",
         "alignment": "cada or none.",
         "upsampling": "centred, corners (the authors' code), or auto: corners under the recipe paper.",
         "top_fraction": "Share of the highest pixels whose mean is the score.",
@@ -72,6 +73,13 @@ __all__ = ["demo", "export", "train"]
     },
 )
 @click.option(
+    "--base-option",
+    "base_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the base method, as activation=relu; may be given again.",
+)
+@click.option(
     "--aligner-iterations", type=int, default=None, show_default="5000", help="Steps of the regressor."
 )
 @layout_option
@@ -83,6 +91,7 @@ def train(
     resume: bool,
     overwrite: bool,
     keep_features: bool,
+    base_options: tuple[str, ...],
     aligner_iterations: int | None,
     layout: str,
     as_json: bool,
@@ -91,15 +100,18 @@ def train(
     """Train on the good parts in DATA, all kinds mixed, no labels."""
     require_extra("Training", "torch", "train")
     from cada_edge.runtime.datasets import index_dataset
-    from cada_edge.trainer.config import from_dict, load_yaml
+    from cada_edge.trainer.base_method import configure
+    from cada_edge.trainer.config import load_yaml
     from cada_edge.trainer.fit import fit
     from cada_edge.trainer.progress import ProgressBars
 
     merged = {**({} if config_file is None else load_yaml(config_file)), **given(values)}
-    # An aligner that is no mapping is left to from_dict, which names it.
+    # An aligner that is no mapping is left to the configuration, which names it.
     if aligner_iterations is not None and isinstance(merged.get("aligner", {}), dict):
         merged["aligner"] = {**merged.get("aligner", {}), "iterations": aligner_iterations}
-    config = from_dict(merged)
+    if base_options and isinstance(merged.get("base_options", {}), dict):
+        merged["base_options"] = {**merged.get("base_options", {}), **named_values(base_options)}
+    config = configure(merged)
     with ProgressBars(images_per_step=config.batch_size) as bars:
         result = fit(
             index_dataset(data, layout=layout),

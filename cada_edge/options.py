@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
+
+from cada_edge.errors import ConfigError
 
 __all__ = [
     "backend_option",
@@ -17,6 +19,7 @@ __all__ = [
     "given",
     "json_option",
     "layout_option",
+    "named_values",
     "print_result",
     "threads_option",
 ]
@@ -56,6 +59,28 @@ def config_options(cls: type, helps: Mapping[str, str]) -> Callable[[_Command], 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def named_values(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE pairs; values are numbers, true, false or texts.
+
+    Raises:
+        ConfigError: A pair without a name or an equals sign.
+
+    Example:
+        >>> named_values(["tap=neck", "jitter=20.0"])
+        {'tap': 'neck', 'jitter': 20.0}
+    """
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"{pair!r} came; wanted NAME=VALUE, as activation=relu.")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import difflib
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,8 +24,11 @@ __all__ = [
     "load_yaml",
 ]
 
-BASES = ("revdist",)
-"""Base methods by name."""
+BASES = {
+    "revdist": "cada_edge.trainer.revdist:RevDist",
+    "recontrast": "cada_edge.trainer.recontrast:ReContrast",
+}
+"""Base method -> where its class is (`cada_edge.trainer.base_method`), as text: no torch for the names."""
 
 ALIGNMENTS = ("none", "cada", "class-aware")
 """Alignment variants by name."""
@@ -38,7 +42,7 @@ _PREFIXES = {"TrainConfig": "", "AlignerConfig": "aligner", "SmoothingConfig": "
 _WANTED = {"int": "a whole number", "float": "a number, as 1.0e-5", "str": "a text"}
 
 
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         close = difflib.get_close_matches(value, choices, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
@@ -65,6 +69,7 @@ def _check_types(config: Any) -> None:
             "int": whole,
             "float": whole or (isinstance(value, float) and math.isfinite(value)),
             "str": isinstance(value, str),
+            "dict[str, Any]": isinstance(value, dict),
         }.get(kind, type(value).__name__ == kind)
         if not fits:
             _refuse(config, item.name, _WANTED.get(kind, "'name: value' pairs indented below it"))
@@ -163,8 +168,8 @@ class TrainConfig:
     """timm name and tag, or 'resnet18_procedural', the small one that comes with cada-edge."""
     encoder_weights: str | None = None
     """A .safetensors or .pth file with the encoder's weights, instead of timm's hub; 'random' for none."""
-    decoder_activation: str = "gelu"
-    """'gelu' (paper section 4.2) or 'relu' (RD4AD's own)."""
+    base_options: dict[str, Any] = field(default_factory=dict)
+    """The base method's own options by name, as its class lists them in `Options`."""
     size: int = 256
     """Side of the square network input, in pixels, a multiple of 32."""
     recipe: str = "default"
@@ -178,7 +183,10 @@ class TrainConfig:
     weight_decay: float = 1e-5
     """Of AdamW (section 4.2)."""
     schedule: str = "constant"
-    """Learning rate over the run: 'constant' (the paper names none) or 'cosine' to 0 after 5 % warm-up."""
+    """Learning rate over the run: 'constant' (the paper names none), 'step' (a fifth from 80 % of the run on)
+    or 'cosine' to 0 after 5 % warm-up."""
+    gradient_clip: float = 0.0
+    """Largest norm of the gradient of all trained parameters; 0 for no limit."""
     alignment: str = "cada"
     """'cada' or 'none'; class-aware statistics are kept beside either where the folders name categories."""
     aligner: AlignerConfig = AlignerConfig()
@@ -216,13 +224,12 @@ class TrainConfig:
         _choice("base", self.base, BASES)
         _choice("recipe", self.recipe, RECIPES)
         _choice("alignment", self.alignment, ("none", "cada"))
-        _choice("decoder_activation", self.decoder_activation, ("gelu", "relu"))
         _choice("upsampling", self.upsampling, ("auto", "centred", "corners"))
         _choice("amp", self.amp, ("auto", "on", "off"))
-        _choice("schedule", self.schedule, ("constant", "cosine"))
+        _choice("schedule", self.schedule, ("constant", "step", "cosine"))
         _choice("cache_features", self.cache_features, ("auto", "on", "off"))
         _positive(self, "iterations", "batch_size", "learning_rate", "save_every")
-        _not_negative(self, "weight_decay")
+        _not_negative(self, "weight_decay", "gradient_clip")
         _within(self, "seed", 0, 2**32 - 1)
         _within(self, "top_fraction", 0.0, 1.0)
         _within(self, "holdout_fraction", 0.0, 0.5)

@@ -1,4 +1,4 @@
-"""Frozen feature extractors: any timm network with feature maps at strides 4, 8 and 16."""
+"""Frozen feature extractors: any timm network with feature maps at the strides that a method asks for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of RGB in 0-1."""
 
 STRIDES = (4, 8, 16)
-"""Pixels of the image per position of the three feature maps."""
+"""Pixels of the image per position of the feature maps, where nothing else is asked for."""
 
 BUNDLED = {"resnet18_procedural": "resnet18"}
 """Encoders whose weights come along: name -> timm architecture (recipe: `cada_edge.trainer.pretrain`)."""
@@ -48,8 +48,9 @@ class Encoder(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        channels: tuple[int, int, int],
+        channels: tuple[int, ...],
         *,
+        strides: tuple[int, ...] = STRIDES,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
@@ -57,7 +58,8 @@ class Encoder(nn.Module):
 
         Args:
             network: A feature extractor.
-            channels: Of its three maps.
+            channels: Of its maps.
+            strides: Of its maps: pixels of the image per position.
             mean: Of RGB in 0-1, that the network was trained with.
             std: Of RGB in 0-1, above 0.
         """
@@ -65,7 +67,8 @@ class Encoder(nn.Module):
         self.mean, self.std = mean, std
         self.network = network
         self.channels = channels
-        self.offsets = centre_offsets(network.eval())
+        self.strides = strides
+        self.offsets = centre_offsets(network.eval(), strides)
         self.requires_grad_(False)
         self.eval()
 
@@ -80,12 +83,12 @@ class Encoder(nn.Module):
             images: float (N, 3, S, S), RGB, normalised by `mean` and `std`.
 
         Returns:
-            Three feature maps (N, C_k, S / stride, S / stride), strides 4, 8 and 16.
+            Feature maps (N, C_k, S / stride, S / stride), one for each of `strides`.
         """
         return tuple(self.network(images))
 
 
-def centre_offsets(network: nn.Module) -> tuple[float, ...]:
+def centre_offsets(network: nn.Module, strides: tuple[int, ...] = STRIDES) -> tuple[float, ...]:
     """Find the pixel on which the first position of each feature map is centred.
 
     It depends on the padding: 0 where strided layers pad both sides (ResNets), (stride - 1) / 2 where they
@@ -95,9 +98,10 @@ def centre_offsets(network: nn.Module) -> tuple[float, ...]:
 
     Args:
         network: A feature extractor in eval mode, on the CPU.
+        strides: Of its maps.
 
     Returns:
-        Pixels, for strides 4, 8 and 16.
+        Pixels, one for each stride.
     """
     side = 256
     generator = torch.Generator().manual_seed(0)
@@ -105,7 +109,7 @@ def centre_offsets(network: nn.Module) -> tuple[float, ...]:
     offsets = []
     with torch.enable_grad():
         features = network(images)
-    for stride, feature in zip(STRIDES, features, strict=True):
+    for stride, feature in zip(strides, features, strict=True):
         middle = feature.shape[-1] // 2
         found = []
         for at in (middle - 1, middle):
@@ -118,19 +122,22 @@ def centre_offsets(network: nn.Module) -> tuple[float, ...]:
     return tuple(offsets)
 
 
-def build_encoder(name: str, weights: str | None = None) -> tuple[Encoder, str]:
+def build_encoder(
+    name: str, weights: str | None = None, *, strides: tuple[int, ...] = STRIDES
+) -> tuple[Encoder, str]:
     """Build a frozen encoder with its weights.
 
     Args:
         name: timm name and tag (as 'wide_resnet50_2.tv_in1k'), or one of `BUNDLED`.
         weights: A .safetensors or .pth file with timm's or torchvision's keys; 'random' for random weights;
             None for the bundled file, or timm's hub.
+        strides: Of the feature maps that are wanted, rising.
 
     Returns:
         The encoder and the SHA-256 of its weights' file ('random' without one, 'timm' from the hub).
 
     Raises:
-        ConfigError: timm does not know the name, or the network has no maps at strides 4, 8 and 16.
+        ConfigError: timm does not know the name, or the network has no maps at these strides.
         InputError: The weights cannot be read, do not fit, or cannot be downloaded.
     """
     try:
@@ -148,18 +155,18 @@ def build_encoder(name: str, weights: str | None = None) -> tuple[Encoder, str]:
         )
     _check_tag(name, architecture)
     download = weights is None
-    network = _create(name, architecture, pretrained=download)
+    network = _create(name, architecture, strides, pretrained=download)
     if weights == "random" or weights is None:
         fingerprint = "timm" if download else "random"
     else:
         _load_weights(network, Path(weights))
         fingerprint = sha256_file(weights)
     info: Any = network.feature_info
-    channels = tuple(info.channels())
     trained: Any = None if name in BUNDLED else timm.models.get_pretrained_cfg(architecture)
     return Encoder(
         network,
-        (channels[0], channels[1], channels[2]),
+        tuple(int(channels) for channels in info.channels()),
+        strides=strides,
         mean=_three(getattr(trained, "mean", None)) or IMAGENET_MEAN,
         std=_three(getattr(trained, "std", None)) or IMAGENET_STD,
     ), fingerprint
@@ -188,17 +195,17 @@ def _check_tag(name: str, architecture: str) -> None:
         )
 
 
-def _create(name: str, architecture: str, *, pretrained: bool) -> Any:
+def _create(name: str, architecture: str, strides: tuple[int, ...], *, pretrained: bool) -> Any:
     import timm
 
     try:
         probe: Any = timm.create_model(architecture, features_only=True, pretrained=False)
         reductions = list(probe.feature_info.reduction())
-        indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+        indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
         out_indices = [probe.feature_info.out_indices[index] for index in indices]
     except (ValueError, RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise ConfigError(
-            f"The encoder {name!r} gives no feature maps at strides {STRIDES} ({error}). "
+            f"The encoder {name!r} gives no feature maps at strides {strides} ({error}). "
             "Choose a convolutional network, as resnet18, wide_resnet50_2 or efficientnet_b4."
         ) from error
     try:

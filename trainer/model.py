@@ -10,15 +10,12 @@ from torch import Tensor, nn
 
 from cada_edge.errors import DatasetError
 from cada_edge.trainer.aligner import Regressor, guarded
+from cada_edge.trainer.base_method import BaseMethod, build_base, load_base
 from cada_edge.trainer.config import TrainConfig
-from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, STRIDES, Encoder, build_encoder
-from cada_edge.trainer.revdist import RevDist
+from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder
 from cada_edge.trainer.scoring import MapScorer
 
-__all__ = ["BASE_CLASSES", "Normalize", "TrainedModel", "build_model", "exact_fp32"]
-
-BASE_CLASSES = {"revdist": RevDist}
-"""Base method -> class: with `encode`, `loss_on`, `maps_on`, `parameter_groups`, `bottleneck_channels`."""
+__all__ = ["Normalize", "TrainedModel", "build_model", "exact_fp32"]
 
 
 @contextmanager
@@ -81,7 +78,7 @@ class TrainedModel(nn.Module):
     """Base method, aligner and scoring together."""
 
     def __init__(
-        self, base: RevDist, regressor: Regressor | None, config: TrainConfig, *, floor: float
+        self, base: BaseMethod, regressor: Regressor | None, config: TrainConfig, *, floor: float
     ) -> None:
         """Put the parts together.
 
@@ -96,12 +93,13 @@ class TrainedModel(nn.Module):
         self.base = base
         self.regressor = regressor
         self.floor = floor
+        grid = base.map_grid(config.size)
         self.scorer = MapScorer(
-            [config.size // stride for stride in STRIDES],
+            [side for side, _ in grid],
             config.size,
             smoothing=config.smoothing,
             top_fraction=config.top_fraction,
-            offsets=None if config.aligns_corners else base.encoder.offsets,
+            offsets=None if config.aligns_corners else [offset for _, offset in grid],
         )
 
     def statistics(self, bottleneck: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,7 +191,8 @@ def build_model(config: TrainConfig, *, encoder_weights: str | None) -> tuple[Tr
         The model without regressor, and the fingerprint of the encoder's weights.
     """
     torch.manual_seed(config.seed)
-    encoder: Encoder
-    encoder, fingerprint = build_encoder(config.encoder, encoder_weights)
-    base = BASE_CLASSES[config.base](encoder, activation=config.decoder_activation)
+    encoder, fingerprint = build_encoder(
+        config.encoder, encoder_weights, strides=load_base(config.base).STRIDES
+    )
+    base = build_base(config, encoder)
     return TrainedModel(base, None, config, floor=1.0), fingerprint

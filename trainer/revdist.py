@@ -6,15 +6,27 @@ Widths follow the encoder: for wide_resnet50_2 this is RD4AD's own architecture,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cada_edge.trainer.base_method import BaseMethod, Sourced, check_option
 from cada_edge.trainer.encoders import Encoder
 
-__all__ = ["Decoder", "OneClassBottleneck", "RevDist", "cosine_distance", "flattened_cosine_loss"]
+__all__ = [
+    "RECIPE",
+    "Decoder",
+    "OneClassBottleneck",
+    "RevDist",
+    "RevDistOptions",
+    "cosine_distance",
+    "flattened_cosine_loss",
+    "initialise",
+]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -128,7 +140,7 @@ def _stage(
 class OneClassBottleneck(nn.Module):
     """Fuse and squeeze the three feature maps: RD4AD's one-class embedding, without its unused parts."""
 
-    def __init__(self, channels: tuple[int, int, int]) -> None:
+    def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
         fine, middle, coarse = channels
         wide = coarse >= _BOTTLENECK_FROM
@@ -152,7 +164,7 @@ class OneClassBottleneck(nn.Module):
 class Decoder(nn.Module):
     """The encoder's mirror: three stages that each double the resolution."""
 
-    def __init__(self, channels: tuple[int, int, int], *, activation: str = "gelu") -> None:
+    def __init__(self, channels: tuple[int, ...], *, activation: str = "gelu") -> None:
         super().__init__()
         wide = channels[2] >= _BOTTLENECK_FROM
         act = _ACTIVATIONS[activation]
@@ -172,60 +184,82 @@ class Decoder(nn.Module):
         return tuple(reversed(rebuilt))
 
 
-class RevDist(nn.Module):
-    """Reverse distillation with a frozen encoder."""
+RECIPE: Mapping[str, Sourced] = {
+    "encoder": Sourced(
+        "wide_resnet50_2.tv_in1k", "paper section 4.2: WideResNet50; ImageNet V1: RD4AD's code"
+    ),
+    "size": Sourced(256, "paper section 4.2"),
+    "iterations": Sourced(5_000, "paper section 4.2"),
+    "batch_size": Sourced(16, "paper section 4.2"),
+    "learning_rate": Sourced(2e-3, "paper section 4.2"),
+    "weight_decay": Sourced(1e-5, "paper section 4.2"),
+    "aligner.iterations": Sourced(5_000, "paper section 4.2"),
+    "aligner.beta": Sourced(0.1, "paper section 4.2"),
+}
+"""RevDist's values of the paper; ReContrast shares them."""
 
-    def __init__(self, encoder: Encoder, *, activation: str = "gelu") -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.bottleneck = OneClassBottleneck(encoder.channels)
-        self.decoder = Decoder(encoder.channels, activation=activation)
-        self.bottleneck_channels = 2 * encoder.channels[2]
-        for module in (*self.bottleneck.modules(), *self.decoder.modules()):
+
+def initialise(*parts: nn.Module) -> None:
+    """Draw the weights of all convolutions that halve or keep the resolution as RD4AD does (He, fan out)."""
+    for part in parts:
+        for module in part.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute what stays constant during training: the frozen features, so that they may be cached.
+
+@dataclass(frozen=True)
+class RevDistOptions:
+    """What RevDist lets one choose."""
+
+    activation: str = "gelu"
+    """Of the decoder: 'gelu' (paper section 4.2) or 'relu' (RD4AD's own)."""
+    tap: str = "bottleneck"
+    """Where the aligner listens: 'bottleneck' (section 3.2, Fig. 4) or 'encoder', its stride-16 map
+    (section 3.3 names the pre-trained encoder)."""
+
+    def __post_init__(self) -> None:
+        check_option("activation", self.activation, _ACTIVATIONS)
+        check_option("tap", self.tap, ("bottleneck", "encoder"))
+
+
+class RevDist(BaseMethod):
+    """Reverse distillation with a frozen encoder."""
+
+    Options = RevDistOptions
+    RECIPE: ClassVar[Mapping[str, Sourced]] = RECIPE
+
+    def __init__(self, encoder: Encoder, options: RevDistOptions, *, size: int) -> None:
+        """Build bottleneck and decoder, with initial weights from torch's global generator.
 
         Args:
-            images: float (N, 3, S, S), RGB, normalised.
+            encoder: With maps at strides 4, 8 and 16.
+            options: Decoder and tap.
+            size: Side of the input, in pixels; the method itself takes any.
         """
-        with torch.no_grad():
-            features: tuple[Tensor, ...] = self.encoder(images)
-        return features
+        super().__init__(encoder, options, size=size)
+        self.encoder = encoder
+        self.tap = options.tap
+        self.bottleneck = OneClassBottleneck(encoder.channels)
+        self.decoder = Decoder(encoder.channels, activation=options.activation)
+        self.bottleneck_channels = encoder.channels[2] * (2 if self.tap == "bottleneck" else 1)
+        initialise(self.bottleneck, self.decoder)
 
     def loss_on(self, encoded: Sequence[Tensor], *, progress: float = 0.0) -> Tensor:
-        """Compute the training loss from `encode`'s result.
-
-        Args:
-            encoded: What `encode` gave.
-            progress: Share of the training done, 0-1; unused here, other base methods anneal by it.
-        """
+        """Compute the flattened cosine loss; `progress` changes nothing here."""
         return flattened_cosine_loss(encoded, self.decoder(self.bottleneck(encoded)))
 
-    def training_loss(self, images: Tensor, *, progress: float = 0.0) -> Tensor:
-        """Compute the training loss of a batch of normalised images (N, 3, S, S)."""
-        return self.loss_on(self.encode(images), progress=progress)
-
     def maps_on(self, encoded: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Compute distance maps and the bottleneck feature from `encode`'s result."""
-        bottleneck = self.bottleneck(encoded)
-        rebuilt = self.decoder(bottleneck)
-        return [cosine_distance(a, b) for a, b in zip(encoded, rebuilt, strict=True)], bottleneck
-
-    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Compute the distance maps of a batch.
-
-        Args:
-            images: float (N, 3, S, S), RGB, normalised.
+        """Compute distance maps and the tapped feature.
 
         Returns:
-            Distance maps, float32 (N, S / stride, S / stride) for strides 4, 8, 16, each in [0, 2], and the
-            bottleneck feature (N, 2 * C_3, S / 32, S / 32).
+            Three maps, float32 (N, S / stride, S / stride) for strides 4, 8, 16, each in [0, 2], and the
+            bottleneck (N, 2 * C_3, S / 32, S / 32) or the encoder's last map (N, C_3, S / 16, S / 16).
         """
-        return self.maps_on(self.encoder(images))
+        bottleneck = self.bottleneck(encoded)
+        rebuilt = self.decoder(bottleneck)
+        maps = [cosine_distance(a, b) for a, b in zip(encoded, rebuilt, strict=True)]
+        return maps, bottleneck if self.tap == "bottleneck" else encoded[2]
 
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """Return the trained parameters as optimiser groups."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return bottleneck and decoder as one group."""
         return [{"params": [*self.bottleneck.parameters(), *self.decoder.parameters()]}]

@@ -194,7 +194,7 @@ def test_a_folder_in_the_way_is_refused_at_once(small_checkpoint: Path, tmp_path
 def test_a_model_with_nan_is_refused(small_checkpoint: Path) -> None:
     checkpoint = load_checkpoint(small_checkpoint)
     broken = copy.deepcopy(checkpoint.model)
-    next(broken.base.decoder.parameters()).data[:] = float("nan")
+    next(iter(broken.base.parameter_groups()[0]["params"])).data[:] = float("nan")
     import dataclasses
 
     with pytest.raises(CheckFailedError, match="PyTorch model itself gives values that are not finite"):

@@ -12,7 +12,7 @@ from cada_edge.errors import ConfigError, InputError
 from cada_edge.trainer.config import TrainConfig
 from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder
 from cada_edge.trainer.model import build_model
-from cada_edge.trainer.revdist import RevDist
+from cada_edge.trainer.revdist import RevDist, RevDistOptions
 
 
 def _state() -> dict[str, torch.Tensor]:
@@ -25,7 +25,7 @@ def _state() -> dict[str, torch.Tensor]:
 )
 def test_any_timm_cnn_with_maps_at_strides_4_8_16(name: str) -> None:
     encoder, _ = build_encoder(name, "random")
-    model = RevDist(encoder).eval()
+    model = RevDist(encoder, RevDistOptions(), size=64).eval()
     with torch.no_grad():
         features = model.encode(torch.zeros(1, 3, 64, 64))
         maps, bottleneck = model.maps_on(features)

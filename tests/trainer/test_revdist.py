@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cada_edge.trainer.encoders import build_encoder
-from cada_edge.trainer.revdist import RevDist, cosine_distance, flattened_cosine_loss
+from cada_edge.trainer.revdist import RevDist, RevDistOptions, cosine_distance, flattened_cosine_loss
 
 
 def _parameters(module: torch.nn.Module) -> int:
@@ -16,7 +16,7 @@ def _parameters(module: torch.nn.Module) -> int:
 def test_wide_resnet50_has_rd4ads_own_sizes() -> None:
     # Counted in RD4AD's published architecture, without the layers that it defines and never uses.
     encoder, _ = build_encoder("wide_resnet50_2", "random")
-    model = RevDist(encoder)
+    model = RevDist(encoder, RevDistOptions(), size=64)
     assert _parameters(model.encoder) == 24_862_528
     assert _parameters(model.bottleneck) == 58_885_120
     assert _parameters(model.decoder) == 24_917_504
@@ -25,7 +25,7 @@ def test_wide_resnet50_has_rd4ads_own_sizes() -> None:
 
 def test_wide_resnet50_feature_shapes() -> None:
     encoder, _ = build_encoder("wide_resnet50_2", "random")
-    model = RevDist(encoder).eval()
+    model = RevDist(encoder, RevDistOptions(), size=64).eval()
     with torch.no_grad():
         maps, bottleneck = model(torch.zeros(1, 3, 256, 256))
     assert [tuple(item.shape) for item in maps] == [(1, 64, 64), (1, 32, 32), (1, 16, 16)]
@@ -34,7 +34,8 @@ def test_wide_resnet50_feature_shapes() -> None:
 
 def test_activation_of_the_decoder_only() -> None:
     encoder, _ = build_encoder("resnet18", "random")
-    gelu, relu = RevDist(encoder), RevDist(encoder, activation="relu")
+    gelu = RevDist(encoder, RevDistOptions(activation="gelu"), size=64)
+    relu = RevDist(encoder, RevDistOptions(activation="relu"), size=64)
     assert {type(m).__name__ for m in gelu.decoder.modules()} & {"GELU", "ReLU"} == {"GELU"}
     assert {type(m).__name__ for m in relu.decoder.modules()} & {"GELU", "ReLU"} == {"ReLU"}
     assert {type(m).__name__ for m in gelu.bottleneck.modules()} & {"GELU", "ReLU"} == {"ReLU"}
@@ -42,7 +43,7 @@ def test_activation_of_the_decoder_only() -> None:
 
 def test_encoder_stays_in_eval_mode() -> None:
     encoder, _ = build_encoder("resnet18", "random")
-    model = RevDist(encoder).train()
+    model = RevDist(encoder, RevDistOptions(), size=64).train()
     assert model.bottleneck.training
     assert not any(module.training for module in model.encoder.modules())
 
@@ -69,7 +70,7 @@ def test_loss_flattens_before_the_cosine() -> None:
 def test_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
     encoder, _ = build_encoder("resnet18", "random")
-    model = RevDist(encoder).train()
+    model = RevDist(encoder, RevDistOptions(), size=64).train()
     images = torch.randn(4, 3, 64, 64)
     optimizer = torch.optim.AdamW(model.parameter_groups(), 2e-3)
     losses = []
