@@ -69,7 +69,7 @@ def main(verbose: bool) -> None:
     "--alignment",
     default=None,
     show_default="the model's own",
-    help="For a checkpoint: none, cada or class-aware.",
+    help="For a checkpoint: its own, none or class-aware.",
 )
 @click.option(
     "--masks", "mask_convention", default="pil-bilinear>0", show_default=True, help="How masks are resized."

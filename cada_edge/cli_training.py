@@ -59,7 +59,7 @@ __all__ = ["demo", "export", "train"]
         "weight_decay": "Of AdamW.",
         "schedule": "constant, step or cosine.",
         "gradient_clip": "Largest norm of the gradient, 0 for no limit.",
-        "alignment": "cada or none.",
+        "alignment": "cada, cada-sigma, class-predicted or none.",
         "upsampling": "centred, corners (the authors' code), or auto: corners under the recipe paper.",
         "top_fraction": "Share of the highest pixels whose mean is the score.",
         "holdout_fraction": "Share of the normal images kept for the threshold.",
@@ -156,6 +156,9 @@ def train(
     "--backend", default="auto", show_default=True, metavar="NAME", help="Engine of the parity check."
 )
 @click.option(
+    "--alignment", default=None, show_default="the checkpoint's own", help="'none' leaves the alignment out."
+)
+@click.option(
     "--data", type=click.Path(path_type=Path), default=None, help="Data set to measure the AUROC drift on."
 )
 @layout_option
@@ -166,6 +169,7 @@ def export(
     out: Path,
     precision: str,
     backend: str,
+    alignment: str | None,
     data: Path | None,
     layout: str,
     as_json: bool,
@@ -178,7 +182,7 @@ def export(
     result = export_onnx(
         checkpoint,
         out,
-        ExportConfig(precision=precision, backend=backend),
+        ExportConfig(precision=precision, backend=backend, alignment=alignment),
         data=None if data is None else index_dataset(data, layout=layout),
     )
     print_result(

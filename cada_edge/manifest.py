@@ -29,7 +29,7 @@ FORMATS = ("onnx",)
 PRECISIONS = ("fp32", "fp16")
 """Of the networks; normalisation, distances, alignment, smoothing and the score are fp32 in each."""
 
-ALIGNMENTS = ("none", "cada")
+ALIGNMENTS = ("none", "cada", "cada-sigma", "class-predicted")
 """Alignments that a model file can hold."""
 
 _T = TypeVar("_T")

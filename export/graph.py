@@ -38,7 +38,10 @@ class FusedGraph(nn.Module):
         if precision == "fp16":
             self.model.base.half()
             if self.model.regressor is not None:
-                self.model.regressor.half()
+                # The layers, not the table of a class predictor: statistics stay in fp32.
+                for layer in self.model.regressor.modules():
+                    if not list(layer.children()):
+                        layer.half()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score uint8 (N, S, S, 3) BGR: float32 score (N,), anomaly_map (N, S, S) and stats (N, 2)."""

@@ -44,8 +44,15 @@ class ExportConfig:
     """Of the networks, one of `PRECISIONS`."""
     backend: str = "auto"
     """Engine of the parity check."""
+    alignment: str | None = None
+    """None for the checkpoint's own; 'none' leaves the alignment out, and with it the threshold."""
 
     def __post_init__(self) -> None:
+        if self.alignment == "class-aware":
+            raise ConfigError(
+                "alignment 'class-aware' came; it needs each image's category, which a camera does not tell: "
+                "it is a reference for evaluation. Export a model trained with cada or class-predicted."
+            )
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision {self.precision!r} came; wanted one of {', '.join(PRECISIONS)}.")
 
@@ -86,6 +93,7 @@ def export_onnx(
 
     Raises:
         CheckFailedError: Parity over a limit, or a value that is not finite; nothing is written.
+        ConfigError: An alignment that the checkpoint does not have.
         CheckpointError: The checkpoint cannot be used.
         OutputError: The folder or disk does not take the files.
         MissingExtraError: onnx, onnxscript or an engine is not installed.
@@ -102,7 +110,7 @@ def export_onnx(
             raise OutputError(
                 f"{path} is a folder; wanted a place for a file. Pass another name with --out, or remove it."
             )
-    checkpoint = load_checkpoint(checkpoint_path)
+    checkpoint = _aligned(load_checkpoint(checkpoint_path), config.alignment)
     reference = reference_of(checkpoint)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +137,21 @@ def export_onnx(
             "or choose another folder with --out."
         ) from error
     return ExportResult(out, manifest_path(out), reference_path, parity, manifest.threshold)
+
+
+def _aligned(checkpoint: Checkpoint, alignment: str | None) -> Checkpoint:
+    """Take the alignment out of a checkpoint where that is asked for."""
+    own = checkpoint.config.alignment
+    if alignment in (None, own):
+        return checkpoint
+    if alignment != "none":
+        raise ConfigError(
+            f"alignment {alignment!r} came for a checkpoint trained with {own!r}; wanted that or none. "
+            f"Train it with --alignment {alignment}."
+        )
+    config = dataclasses.replace(checkpoint.config, alignment="none")
+    model = TrainedModel(checkpoint.model.base, None, config, floor=checkpoint.model.floor).eval()
+    return dataclasses.replace(checkpoint, model=model, config=config, threshold=None, calibration=None)
 
 
 def reference_of(checkpoint: Checkpoint) -> Reference:

@@ -5,12 +5,16 @@ unsmoothed anomaly map of normal images of the part's kind. Its convolution is 1
 no size, and on wide_resnet50_2 a 3x3 would be 37.7 M weights against the paper's "little computation
 overhead".
 
+`cada-sigma` trains the same regressor on u + 3 sigma in the maximum's place; `class-predicted` (CaDA-B) puts
+a classifier of the same body before a table of the categories' statistics.
+
 The base is frozen, in eval mode and sees no augmentation here, so each training image's feature and targets
 are constants: `cada_edge.trainer.feature_cache` keeps them from one pass for `train_regressor`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,12 +27,16 @@ from cada_edge.trainer.config import AlignerConfig
 from cada_edge.trainer.sampling import batch_indices, seeded
 
 __all__ = [
+    "ClassPredictor",
     "Regressor",
     "Statistics",
+    "build_aligner",
     "class_statistics",
     "guarded",
     "range_floor",
     "regression_loss",
+    "sigma_maximum",
+    "train_classifier",
     "train_regressor",
 ]
 
@@ -70,6 +78,47 @@ class Regressor(nn.Module):
         return predicted.float()
 
 
+class ClassPredictor(nn.Module):
+    """Predict an image's category and give that category's (u_c, g_c): CaDA-B of paper section 3.2."""
+
+    table: Tensor
+
+    def __init__(self, channels: int, config: AlignerConfig, table: dict[str, tuple[float, float]]) -> None:
+        """Build an untrained classifier.
+
+        Args:
+            channels: Of the tapped feature.
+            config: Of the body, which is the regressor's.
+            table: Category -> (u_c, g_c); logits are in the order of the sorted names.
+        """
+        super().__init__()
+        self.categories = tuple(sorted(table))
+        self.classifier = Regressor(channels, config, outputs=len(table))
+        rows = [table[name] for name in self.categories]
+        self.register_buffer("table", torch.tensor(rows, dtype=torch.float32), persistent=False)
+
+    def forward(self, bottleneck: Tensor) -> Tensor:
+        """Look (u^, g^) up, float32 (N, 2), for features (N, C, h, w)."""
+        chosen: Tensor = self.table[self.classifier(bottleneck).argmax(1)]
+        return chosen
+
+
+def build_aligner(
+    alignment: str, channels: int, config: AlignerConfig, table: dict[str, tuple[float, float]]
+) -> Regressor | ClassPredictor:
+    """Build the untrained aligner of a variant.
+
+    Args:
+        alignment: 'cada', 'cada-sigma' or 'class-predicted'.
+        channels: Of the tapped feature.
+        config: Of the body.
+        table: Category -> (u_c, g_c), for 'class-predicted'.
+    """
+    if alignment == "class-predicted":
+        return ClassPredictor(channels, config, table)
+    return Regressor(channels, config)
+
+
 @dataclass(frozen=True)
 class Statistics:
     """What the aligner learns from, one row per training image."""
@@ -80,6 +129,17 @@ class Statistics:
     """u_img: mean of each unsmoothed map, float32 (N,)."""
     maximum: Tensor
     """g_img: maximum of each unsmoothed map, float32 (N,)."""
+    deviation: Tensor
+    """Population standard deviation of each unsmoothed map's pixels, float32 (N,)."""
+
+
+def sigma_maximum(statistics: Statistics) -> Statistics:
+    """Put u_img + 3 standard deviations in the maximum's place: the targets of 'cada-sigma' (Table 5).
+
+    A maximum is set by the one most anomalous pixel; with anomalies among the training images the deviation
+    moves less.
+    """
+    return dataclasses.replace(statistics, maximum=statistics.mean + 3 * statistics.deviation)
 
 
 def range_floor(statistics: Statistics) -> float:
@@ -96,12 +156,15 @@ def guarded(mean: Tensor, maximum: Tensor, floor: float) -> Tensor:
     return (maximum - mean).clamp_min(floor)
 
 
-def class_statistics(statistics: Statistics, categories: Sequence[str]) -> dict[str, tuple[float, float]]:
+def class_statistics(
+    statistics: Statistics, categories: Sequence[str], *, sigma: bool = False
+) -> dict[str, tuple[float, float]]:
     """Compute (u_c, g_c) per category, the class-aware reference (CaDA-A, paper section 3.2).
 
     Args:
         statistics: One row per training image.
         categories: Category of each row.
+        sigma: Take u_c + 3 standard deviations over all pixels of the category for g_c.
 
     Returns:
         Category -> mean of all its pixels, and mean over its images of their maximum.
@@ -109,10 +172,13 @@ def class_statistics(statistics: Statistics, categories: Sequence[str]) -> dict[
     table = {}
     for name in sorted(set(categories)):
         rows = torch.tensor([category == name for category in categories])
-        table[name] = (
-            float(statistics.mean[rows].double().mean()),
-            float(statistics.maximum[rows].double().mean()),
-        )
+        means, maxima = statistics.mean[rows].double(), statistics.maximum[rows].double()
+        mean, maximum = float(means.mean()), float(maxima.mean())
+        if sigma:
+            # All images have as many pixels: variance within the images plus variance of their means.
+            variance = statistics.deviation[rows].double().square().mean() + means.var(correction=0)
+            maximum = mean + 3 * float(variance.sqrt())
+        table[name] = (mean, maximum)
     return table
 
 
@@ -158,14 +224,68 @@ def train_regressor(
     Raises:
         TrainingError: One image alone, or a loss that is not finite.
     """
+
+    def loss(rows: Tensor) -> Tensor:
+        feature, mean, maximum = (tensor.to(device) for tensor in fetch(rows))
+        return regression_loss(regressor(feature), mean, maximum, beta=config.beta)
+
+    return _train(regressor, images, loss, config, seed=seed, device=device, progress=progress)
+
+
+def train_classifier(
+    predictor: ClassPredictor,
+    features: Tensor,
+    categories: Sequence[str],
+    config: AlignerConfig,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, float], None] | None = None,
+) -> float:
+    """Train a class predictor with cross entropy, as `train_regressor` trains (CaDA-B, paper section 3.2).
+
+    Args:
+        predictor: Trained in place, left in eval mode.
+        features: Tapped features, float32 (N, C, h, w), N at least 2.
+        categories: Category of each.
+        config: Optimiser and iterations.
+        seed: Of the sampling and the dropout.
+        device: Where to train.
+        progress: Called with iteration and loss.
+
+    Returns:
+        The last loss.
+
+    Raises:
+        TrainingError: One image alone, or a loss that is not finite.
+    """
+    labels = torch.tensor([predictor.categories.index(name) for name in categories])
+
+    def loss(rows: Tensor) -> Tensor:
+        logits = predictor.classifier(features[rows].to(device))
+        return F.cross_entropy(logits, labels[rows].to(device))
+
+    return _train(predictor, len(features), loss, config, seed=seed, device=device, progress=progress)
+
+
+def _train(
+    module: nn.Module,
+    images: int,
+    loss_of: Callable[[Tensor], Tensor],
+    config: AlignerConfig,
+    *,
+    seed: int,
+    device: torch.device | str,
+    progress: Callable[[int, float], None] | None,
+) -> float:
     if images < 2:
         raise TrainingError(
             f"The aligner got {images} training image(s); wanted at least 2, better 16 of every kind. "
             "Add normal images."
         )
-    regressor.to(device).train()
+    module.to(device).train()
     optimizer = torch.optim.SGD(
-        regressor.parameters(),
+        module.parameters(),
         config.learning_rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -173,9 +293,8 @@ def train_regressor(
     value = float("nan")
     for iteration in range(config.iterations):
         rows = batch_indices(images, config.batch_size, iteration, seed=seed, stream=_SEED_STREAM)
-        feature, mean, maximum = (tensor.to(device) for tensor in fetch(rows))
         with seeded(seed, _SEED_STREAM, iteration):
-            loss = regression_loss(regressor(feature), mean, maximum, beta=config.beta)
+            loss = loss_of(rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -188,5 +307,5 @@ def train_regressor(
                 )
             if progress is not None:
                 progress(iteration + 1, value)
-    regressor.eval()
+    module.eval()
     return value

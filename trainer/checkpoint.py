@@ -19,7 +19,7 @@ from cada_edge import __version__
 from cada_edge.errors import CheckpointError, MissingExtraError
 from cada_edge.files import atomic_path
 from cada_edge.manifest import Calibration
-from cada_edge.trainer.aligner import Regressor
+from cada_edge.trainer.aligner import build_aligner
 from cada_edge.trainer.config import TrainConfig, from_dict
 from cada_edge.trainer.model import TrainedModel, build_model
 
@@ -217,10 +217,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _build(content: dict[str, Any]) -> Checkpoint:
     config = from_dict(content["config"])
+    table = {name: (float(u), float(g)) for name, (u, g) in content["class_table"].items()}
     model, _ = build_model(config, encoder_weights="random")
     model.base.load_state_dict(content["base"])
     if content["regressor"] is not None:
-        model.regressor = Regressor(model.base.bottleneck_channels, config.aligner)
+        model.regressor = build_aligner(
+            config.alignment, model.base.bottleneck_channels, config.aligner, table
+        )
         model.regressor.load_state_dict(content["regressor"])
     model.floor = float(content["range_floor"])
     frames, labels = content["reference_frames"], content["reference_labels"]
@@ -231,7 +234,7 @@ def _build(content: dict[str, Any]) -> Checkpoint:
         model=model.eval(),
         config=config,
         encoder_fingerprint=content["encoder_fingerprint"],
-        class_table={name: (float(u), float(g)) for name, (u, g) in content["class_table"].items()},
+        class_table=table,
         threshold=None if threshold is None else float(threshold),
         calibration=None if calibration is None else Calibration(**calibration),
         data_fingerprint=content["data_fingerprint"],

@@ -30,8 +30,8 @@ BASES = {
 }
 """Base method -> where its class is (`cada_edge.trainer.base_method`), as text: no torch for the names."""
 
-ALIGNMENTS = ("none", "cada", "class-aware")
-"""Alignment variants by name."""
+ALIGNMENTS = ("none", "cada", "cada-sigma", "class-predicted", "class-aware")
+"""Alignment variants by name; 'class-aware' is told each image's category, so it is for evaluation only."""
 
 RECIPES = ("default", "paper")
 """Named sets of values; 'paper' holds out no images, so that all of them are trained on as in the paper."""
@@ -188,7 +188,10 @@ class TrainConfig:
     gradient_clip: float = 0.0
     """Largest norm of the gradient of all trained parameters; 0 for no limit."""
     alignment: str = "cada"
-    """'cada' or 'none'; class-aware statistics are kept beside either where the folders name categories."""
+    """What is trained and exported: 'cada' (predict u^ and g^; section 3.3), 'cada-sigma' (the same, with
+    u + 3 sigma for the maximum: for training images with anomalies among them, Table 5), 'class-predicted'
+    (predict the category and use its u_c and g_c, CaDA-B of section 3.2; needs folders that name categories)
+    or 'none'. The class-aware reference's statistics are kept beside each."""
     aligner: AlignerConfig = AlignerConfig()
     """The regressor."""
     smoothing: SmoothingConfig = SmoothingConfig()
@@ -223,7 +226,13 @@ class TrainConfig:
         _check_types(self)
         _choice("base", self.base, BASES)
         _choice("recipe", self.recipe, RECIPES)
-        _choice("alignment", self.alignment, ("none", "cada"))
+        if self.alignment == "class-aware":
+            raise ConfigError(
+                "alignment 'class-aware' came; it needs each image's category, which a camera does not tell: "
+                "it is a reference for evaluation only. Train with --alignment cada or class-predicted; "
+                "every checkpoint can be evaluated so: cada-edge eval CHECKPOINT DATA --alignment class-aware"
+            )
+        _choice("alignment", self.alignment, ALIGNMENTS)
         _choice("upsampling", self.upsampling, ("auto", "centred", "corners"))
         _choice("amp", self.amp, ("auto", "on", "off"))
         _choice("schedule", self.schedule, ("constant", "step", "cosine"))

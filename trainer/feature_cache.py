@@ -17,6 +17,9 @@ from cada_edge.trainer.array_file import write_rows
 
 __all__ = ["FeatureCache"]
 
+_TARGETS = ("mean", "maximum", "deviation")
+"""Of `Statistics`, in its order."""
+
 
 class FeatureCache:
     """A memory-mapped float32 file of features, with the targets beside, valid for one key only."""
@@ -39,10 +42,11 @@ class FeatureCache:
             if targets["key"] != self._key:
                 return None
             features = np.load(self._features, mmap_mode="c")
+            if any(len(targets[name]) != len(features) for name in _TARGETS):
+                return None
         except (OSError, EOFError, ValueError, KeyError, TypeError):
             return None
-        mean, maximum = torch.tensor(targets["mean"]), torch.tensor(targets["maximum"])
-        return Statistics(torch.from_numpy(features), mean, maximum) if len(features) == len(mean) else None
+        return Statistics(torch.from_numpy(features), *(torch.tensor(targets[name]) for name in _TARGETS))
 
     def fill(self, passes: Iterable[tuple[Tensor, Tensor]], images: int) -> Statistics:
         """Run one pass over the training images and keep what the aligner needs.
@@ -58,17 +62,18 @@ class FeatureCache:
             OutputError: The disk does not take them.
         """
         self.delete()
-        means: list[float] = []
-        maxima: list[float] = []
+        targets: dict[str, list[float]] = {name: [] for name in _TARGETS}
 
         def features() -> Iterator[NDArray[np.float32]]:
             for maps, bottleneck in passes:
-                means.extend(maps.float().mean((1, 2)).tolist())
-                maxima.extend(maps.float().amax((1, 2)).tolist())
+                maps = maps.float()
+                targets["mean"] += maps.mean((1, 2)).tolist()
+                targets["maximum"] += maps.amax((1, 2)).tolist()
+                targets["deviation"] += maps.std((1, 2), correction=0).tolist()
                 yield bottleneck.float().cpu().numpy()
 
         write_rows(self._features, features(), images)
-        write_atomic(self._targets, json.dumps({"key": self._key, "mean": means, "maximum": maxima}).encode())
+        write_atomic(self._targets, json.dumps({"key": self._key, **targets}).encode())
         loaded = self.load()
         assert loaded is not None
         return loaded

@@ -26,7 +26,7 @@ from cada_edge.runtime.datasets import (
     require_training_images,
 )
 from cada_edge.runtime.holdout import split_holdout
-from cada_edge.trainer.aligner import Regressor, class_statistics, range_floor, train_regressor
+from cada_edge.trainer.align import check_categories, fit_aligner
 from cada_edge.trainer.checkpoint import Checkpoint, save_checkpoint
 from cada_edge.trainer.config import TrainConfig
 from cada_edge.trainer.data import batches, decode
@@ -43,9 +43,6 @@ _REFERENCE_FRAMES = 61
 """With black, white and noise the reference file holds 64."""
 
 _SCORING_BATCH = 32
-
-_SCALES_APART = 20
-"""How many times larger or smaller than the mean g_img beta may be without a warning."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +147,8 @@ def _fit(
     check_images((*index.train, *anomalous))
     fraction = 0.0 if config.recipe == "paper" else config.holdout_fraction
     training, held_out = split_holdout(index.train, fraction=fraction, seed=config.seed)
+    categories = [sample.category for sample in training]
+    check_categories(config, categories)
     data_fingerprint = fingerprint(training)
     with _spill(run / "decoded.npy") as spill:
         frames = decode(training, config.size, spill=spill)
@@ -167,7 +166,16 @@ def _fit(
             progress=lambda done, loss: report("base", done, config.iterations, loss),
         )
         cache = FeatureCache(run, sha256_file(run / STATE))
-        table = _fit_aligner(model, frames, training, config, cache, device, keep_features, report)
+        table = fit_aligner(
+            model,
+            frames,
+            categories,
+            config,
+            cache=cache,
+            device=device,
+            keep_features=keep_features,
+            report=report,
+        )
     held_frames = decode(held_out, config.size)
     threshold, calibration, warning = _calibrate(model, held_frames, held_out, config, device)
     reference_frames, reference_labels = _reference(
@@ -189,63 +197,6 @@ def _fit(
         ),
     )
     return TrainResult(checkpoint, len(training), len(held_out), threshold, warning)
-
-
-def _fit_aligner(
-    model: TrainedModel,
-    frames: NDArray[np.uint8],
-    samples: Sequence[Sample],
-    config: TrainConfig,
-    cache: FeatureCache,
-    device: torch.device,
-    keep_features: bool,
-    report: Callable[[str, int, int, float], None],
-) -> dict[str, tuple[float, float]]:
-    statistics = cache.load()
-    if statistics is None:
-        report("statistics", 0, len(frames), float("nan"))
-        statistics = cache.fill(model.raw_batches(batches(frames, _SCORING_BATCH, device)), len(frames))
-        report("statistics", len(frames), len(frames), float("nan"))
-    model.floor = range_floor(statistics)
-    mean, maximum = float(statistics.mean.mean()), float(statistics.maximum.mean())
-    _log.info("mean u_img %.4g and mean g_img %.4g over %d training images", mean, maximum, len(frames))
-    if config.alignment == "cada":
-        _warn_of_scale(config.aligner.beta, maximum)
-        torch.manual_seed(config.seed)
-        regressor = Regressor(model.base.bottleneck_channels, config.aligner)
-        kept = statistics
-        train_regressor(
-            regressor,
-            len(frames),
-            lambda rows: (kept.features[rows], kept.mean[rows], kept.maximum[rows]),
-            config.aligner,
-            seed=config.seed,
-            device=device,
-            progress=lambda done, loss: report("aligner", done, config.aligner.iterations, loss),
-        )
-        model.regressor = regressor
-    table = class_statistics(statistics, [sample.category for sample in samples])
-    del statistics
-    if not keep_features:
-        cache.delete()
-    return table
-
-
-def _warn_of_scale(beta: float, maximum: float) -> None:
-    """Say when beta does not fit the maps' scale, by which the paper chooses it (section 4.2).
-
-    Far above it the loss is all square and far below all linear, whatever the error.
-    """
-    if not maximum / _SCALES_APART <= beta <= maximum * _SCALES_APART:
-        _log.warning(
-            "aligner.beta %.4g came, but g_img of the training images is %.4g on average; wanted a beta from "
-            "%.4g to %.4g. Set aligner.beta in the configuration file (--config) to about %.2g.",
-            beta,
-            maximum,
-            maximum / _SCALES_APART,
-            maximum * _SCALES_APART,
-            maximum,
-        )
 
 
 def score_frames(model: TrainedModel, frames: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:

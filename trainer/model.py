@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from cada_edge.errors import DatasetError
-from cada_edge.trainer.aligner import Regressor, guarded
+from cada_edge.errors import ConfigError, DatasetError
+from cada_edge.trainer.aligner import ClassPredictor, Regressor, guarded
 from cada_edge.trainer.base_method import BaseMethod, build_base, load_base
 from cada_edge.trainer.config import TrainConfig
 from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder
@@ -78,13 +78,18 @@ class TrainedModel(nn.Module):
     """Base method, aligner and scoring together."""
 
     def __init__(
-        self, base: BaseMethod, regressor: Regressor | None, config: TrainConfig, *, floor: float
+        self,
+        base: BaseMethod,
+        regressor: Regressor | ClassPredictor | None,
+        config: TrainConfig,
+        *,
+        floor: float,
     ) -> None:
         """Put the parts together.
 
         Args:
             base: The base method.
-            regressor: The aligner, or None for alignment 'none'.
+            regressor: The aligner of the configuration's alignment, or None for 'none'.
             config: Size, smoothing and top fraction.
             floor: Smallest range g^ - u^ (`cada_edge.trainer.aligner.range_floor`).
         """
@@ -92,6 +97,7 @@ class TrainedModel(nn.Module):
         self.normalize = Normalize(base.encoder.mean, base.encoder.std)
         self.base = base
         self.regressor = regressor
+        self.alignment = config.alignment
         self.floor = floor
         grid = base.map_grid(config.size)
         self.scorer = MapScorer(
@@ -139,7 +145,7 @@ class TrainedModel(nn.Module):
 
         Args:
             frames: uint8 (N, S, S, 3), BGR.
-            variants: Of 'none', 'cada' (needs the regressor), 'class-aware'.
+            variants: Of 'none', 'class-aware', and the alignment that the model was trained with.
             table: Category -> (u_c, g_c), for 'class-aware'.
             categories: Category of each frame, for 'class-aware'.
 
@@ -147,8 +153,15 @@ class TrainedModel(nn.Module):
             Variant -> scores (N,) and maps (N, S, S).
 
         Raises:
+            ConfigError: An alignment that the model was not trained with.
             DatasetError: 'class-aware' on a category that training did not see.
         """
+        for variant in variants:
+            if variant not in ("none", "class-aware", self.alignment):
+                raise ConfigError(
+                    f"alignment {variant!r} came for a model trained with {self.alignment!r}; wanted that, "
+                    f"none or class-aware. Train it with --alignment {variant}."
+                )
         maps, bottleneck = self.base(self.normalize(frames))
         results = {}
         for variant in variants:
@@ -162,11 +175,11 @@ class TrainedModel(nn.Module):
                     )
                 pairs = torch.tensor([table[name] for name in categories], device=frames.device)
                 mean, spread = pairs[:, 0], guarded(pairs[:, 0], pairs[:, 1], self.floor)
-            elif variant == "cada":
-                mean, spread = self.statistics(bottleneck)
-            else:
+            elif variant == "none":
                 mean = torch.zeros(len(frames), device=frames.device)
                 spread = mean + 1
+            else:
+                mean, spread = self.statistics(bottleneck)
             results[variant] = self.scorer(maps, mean, spread)
         return results
 

@@ -6,12 +6,16 @@ from torch import Tensor
 
 from cada_edge.errors import TrainingError
 from cada_edge.trainer.aligner import (
+    ClassPredictor,
     Regressor,
     Statistics,
+    build_aligner,
     class_statistics,
     guarded,
     range_floor,
     regression_loss,
+    sigma_maximum,
+    train_classifier,
     train_regressor,
 )
 from cada_edge.trainer.config import AlignerConfig
@@ -53,24 +57,67 @@ def test_guard_and_floor() -> None:
     torch.testing.assert_close(
         guarded(torch.tensor([0.1, 0.5]), torch.tensor([0.4, 0.45]), 0.2), torch.tensor([0.3, 0.2])
     )
-    statistics = Statistics(torch.zeros(101, 1, 1, 1), torch.zeros(101), torch.linspace(1, 2, 101))
+    statistics = Statistics(
+        torch.zeros(101, 1, 1, 1), torch.zeros(101), torch.linspace(1, 2, 101), torch.zeros(101)
+    )
     assert range_floor(statistics) == pytest.approx(1.01 / 2, abs=1e-6)
 
 
 def test_class_statistics_are_means_of_means_and_of_maxima() -> None:
     statistics = Statistics(
-        torch.zeros(3, 1, 1, 1), torch.tensor([0.1, 0.3, 0.9]), torch.tensor([1.0, 2.0, 5.0])
+        torch.zeros(3, 1, 1, 1), torch.tensor([0.1, 0.3, 0.9]), torch.tensor([1.0, 2.0, 5.0]), torch.ones(3)
     )
     table = class_statistics(statistics, ["nut", "nut", "bolt"])
     assert table["nut"] == pytest.approx((0.2, 1.5))
     assert table["bolt"] == pytest.approx((0.9, 5.0))
 
 
+def test_sigma_statistics_are_those_of_all_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(5, 6, 6, generator=generator) * torch.arange(1, 6)[:, None, None]
+    statistics = Statistics(
+        torch.zeros(5, 1, 1, 1), maps.mean((1, 2)), maps.amax((1, 2)), maps.std((1, 2), correction=0)
+    )
+    wanted = [float(image.mean() + 3 * image.numpy().std()) for image in maps]
+    assert sigma_maximum(statistics).maximum.tolist() == pytest.approx(wanted, rel=1e-6)
+    table = class_statistics(statistics, ["nut", "nut", "bolt", "nut", "bolt"], sigma=True)
+    for name, rows in (("nut", [0, 1, 3]), ("bolt", [2, 4])):
+        pixels = maps[rows].double().numpy()
+        assert table[name] == pytest.approx((pixels.mean(), pixels.mean() + 3 * pixels.std()), rel=1e-6)
+
+
+def test_class_predictor_looks_its_category_up() -> None:
+    statistics = _separable()
+    categories = ["bolt" if kind else "nut" for kind in (torch.arange(32) % 2).tolist()]
+    table = {"nut": (0.1, 0.5), "bolt": (0.3, 1.0)}
+    torch.manual_seed(0)
+    predictor = ClassPredictor(8, AlignerConfig(), table)
+    assert predictor.categories == ("bolt", "nut")
+    loss = train_classifier(
+        predictor, statistics.features, categories, AlignerConfig(iterations=200, learning_rate=0.02), seed=0
+    )
+    assert loss < 0.2
+    assert not predictor.training
+    with torch.no_grad():
+        predicted = predictor(statistics.features)
+    assert torch.equal(predicted, torch.tensor([table[name] for name in categories]))
+
+
+@pytest.mark.parametrize(
+    ("alignment", "kind"),
+    [("cada", Regressor), ("cada-sigma", Regressor), ("class-predicted", ClassPredictor)],
+)
+def test_build_aligner(alignment: str, kind: type) -> None:
+    built = build_aligner(alignment, 8, AlignerConfig(), {"nut": (0.1, 0.5)})
+    assert type(built) is kind
+    assert built(torch.zeros(3, 8, 2, 2)).shape == (3, 2)
+
+
 def _separable(images: int = 32) -> Statistics:
     generator = torch.Generator().manual_seed(3)
     kinds = torch.arange(images) % 2
     features = torch.rand(images, 8, 2, 2, generator=generator) * 0.1 + kinds[:, None, None, None]
-    return Statistics(features, 0.1 + 0.2 * kinds, 0.5 + 0.5 * kinds)
+    return Statistics(features, 0.1 + 0.2 * kinds, 0.5 + 0.5 * kinds, 0.1 + 0.1 * kinds)
 
 
 def _fetch(statistics: Statistics, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +173,9 @@ def test_one_image_alone_is_refused() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
-    statistics = Statistics(torch.full((4, 8, 2, 2), float("nan")), torch.zeros(4), torch.ones(4))
+    statistics = Statistics(
+        torch.full((4, 8, 2, 2), float("nan")), torch.zeros(4), torch.ones(4), torch.ones(4)
+    )
     with pytest.raises(TrainingError, match="loss became nan at iteration 0"):
         train_regressor(
             Regressor(8, AlignerConfig()),
