@@ -32,7 +32,7 @@ from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint
 from cada_edge.trainer.config import AlignerConfig, TrainConfig
 from cada_edge.trainer.encoders import build_encoder
 from cada_edge.trainer.evaluate_checkpoint import Scored, evaluate_scored, score_samples
-from cada_edge.trainer.fit import TrainResult, fit
+from cada_edge.trainer.fit import TrainResult, choose_device, fit
 from cada_edge.trainer.synthetic import SyntheticConfig, write_line
 
 __all__ = ["DemoConfig", "draw_line", "run_demo", "train_config"]
@@ -68,6 +68,10 @@ class DemoConfig:
     """Wanted at the threshold, 0-1: what the held-out images can promise."""
     threads: int | None = None
     """CPU threads; None for the engines' own choice."""
+    device: str = "cpu"
+    """Where to train and evaluate, as in `TrainConfig`; the stream runs on the exported file's own engine."""
+    amp: str = "auto"
+    """bf16 in the base's training, as in `TrainConfig`; 'on' pays on a CPU with AVX-512 BF16 or AMX too."""
     require_gain: bool = True
     """Fail when mixed I-AUROC is not higher with the alignment than without; off for a run of a few steps."""
 
@@ -116,7 +120,7 @@ def run_demo(
         exported = export_onnx(trained.checkpoint, out / "model.onnx", data=index)
     with _timed(seconds, "evaluate"):
         checkpoint = load_checkpoint(trained.checkpoint)
-        scored = score_samples(checkpoint, index.test, VARIANTS, device=torch.device("cpu"))
+        scored = score_samples(checkpoint, index.test, VARIANTS, device=choose_device(config.device))
         variants = _evaluate(checkpoint, index, scored, config)
     with _timed(seconds, "stream"):
         latency, engine = _stream(exported.model, index, config, report)
@@ -188,7 +192,8 @@ def train_config(config: DemoConfig) -> TrainConfig:
         aligner=AlignerConfig(iterations=config.aligner_iterations),
         false_alarm_rate=config.false_alarm_rate,
         seed=config.seed,
-        device="cpu",
+        device=config.device,
+        amp=config.amp,
         threads=config.threads,
     )
 
@@ -202,7 +207,7 @@ def _evaluate(
 ) -> dict[str, VariantResult]:
     """Give every alignment its own threshold from the same held-out images, then compare at it."""
     _, held_out = split_holdout(index.train, fraction=checkpoint.config.holdout_fraction, seed=config.seed)
-    normal = score_samples(checkpoint, held_out, VARIANTS, device=torch.device("cpu"))
+    normal = score_samples(checkpoint, held_out, VARIANTS, device=choose_device(config.device))
     results = {}
     for name in VARIANTS:
         threshold = conformal_threshold(normal[name].scores, config.false_alarm_rate).threshold

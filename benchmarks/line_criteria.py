@@ -24,11 +24,14 @@ from cada_edge.runtime.datasets import DatasetIndex, index_dataset
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint
 from cada_edge.trainer.data import batches, decode
 from cada_edge.trainer.evaluate_checkpoint import evaluate_scored, score_samples
-from cada_edge.trainer.fit import fit
+from cada_edge.trainer.fit import choose_device, fit
 from cada_edge.trainer.progress import ProgressBars
 from cada_edge.trainer.synthetic import GENERATOR_VERSION
 
 __all__ = ["LineFigures", "judge", "main", "measure"]
+
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,21 @@ def judge(figures: LineFigures) -> dict[str, bool]:
     }
 
 
-def measure(checkpoint: Checkpoint, index: DatasetIndex, *, seed: int) -> LineFigures:
+def measure(
+    checkpoint: Checkpoint, index: DatasetIndex, *, seed: int, device: torch.device = _CPU
+) -> LineFigures:
     """Score the line's test images without alignment.
 
     Args:
         checkpoint: A base trained on the line's good parts.
         index: The line.
         seed: For the record.
+        device: Where to run.
     """
     samples = index.test
-    scored = score_samples(checkpoint, samples, ["none"], device=torch.device("cpu"))["none"]
+    scored = score_samples(checkpoint, samples, ["none"], device=device)["none"]
     evaluation = evaluate_scored(checkpoint, samples, scored, alignment="none", threshold=None)
-    means = _normal_means(checkpoint, index)
+    means = _normal_means(checkpoint, index, device)
     per_kind: dict[str, dict[str, float]] = {}
     for kind in index.categories:
         per_kind[kind] = {"i_auroc": _number(evaluation.per_kind[kind]["i_auroc"]), "u_img": means[kind]}
@@ -91,12 +97,12 @@ def measure(checkpoint: Checkpoint, index: DatasetIndex, *, seed: int) -> LineFi
     )
 
 
-def _normal_means(checkpoint: Checkpoint, index: DatasetIndex) -> dict[str, float]:
+def _normal_means(checkpoint: Checkpoint, index: DatasetIndex, device: torch.device) -> dict[str, float]:
     """Compute each kind's median u_img over its normal test images."""
     normal = [sample for sample in index.test if not sample.anomalous]
     frames = decode(normal, checkpoint.config.size)
     means: list[float] = []
-    for maps, _ in checkpoint.model.raw_batches(batches(frames, 16, torch.device("cpu"))):
+    for maps, _ in checkpoint.model.raw_batches(batches(frames, 16, device)):
         means += maps.mean((1, 2)).tolist()
     return {
         kind: float(
@@ -139,14 +145,16 @@ def _rows(figures: LineFigures) -> Iterator[str]:
 @click.option("--seeds", default="0,1,2", show_default=True, help="Comma-separated.")
 @click.option("--size", type=int, default=DemoConfig.size, show_default=True, help="Side, in pixels.")
 @click.option("--iterations", type=int, default=DemoConfig.iterations, show_default=True, help="Of the base.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train: auto, cpu, cuda.")
+@click.option("--amp", default="auto", show_default=True, help="bf16 in the base's training: auto, on, off.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(out: Path, seeds: str, size: int, iterations: int, as_json: bool) -> None:
+def main(out: Path, seeds: str, size: int, iterations: int, device: str, amp: str, as_json: bool) -> None:
     """Train without alignment on lines of several seeds and hold them against the criteria."""
     results: list[dict[str, Any]] = []
     for seed in (int(text) for text in seeds.split(",")):
-        config = DemoConfig(size=size, iterations=iterations, seed=seed)
+        config = DemoConfig(size=size, iterations=iterations, seed=seed, device=device, amp=amp)
         path, index = _train(out / f"{size}-{iterations}-{seed}", config)
-        figures = measure(load_checkpoint(path), index, seed=seed)
+        figures = measure(load_checkpoint(path), index, seed=seed, device=choose_device(device))
         results.append({**dataclasses.asdict(figures), "gap": figures.gap, "criteria": judge(figures)})
         if not as_json:
             click.echo("\n".join(_rows(figures)))

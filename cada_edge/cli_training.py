@@ -217,6 +217,10 @@ def export(
     "--encoder", default=None, show_default="the one that comes with cada-edge", help="timm name and tag."
 )
 @click.option("--encoder-weights", default=None, help="A .safetensors or .pth file for it, or 'random'.")
+@click.option("--device", default=None, show_default="cpu", help="Where to train: auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--amp", default=None, show_default="auto: on CUDA", help="bf16 in the base's training: auto, on or off."
+)
 @click.option(
     "--require-gain/--no-require-gain",
     default=None,
