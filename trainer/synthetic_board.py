@@ -28,7 +28,7 @@ from cada_edge.trainer.synthetic_canvas import (
 __all__ = ["circuit_board"]
 
 _LAYOUT_SEED = 20
-_PITCH = 0.115
+_PITCH = 0.14
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,25 @@ def _layout() -> _Layout:
     rng = np.random.default_rng(_LAYOUT_SEED)
     chips = (Spot(-0.19, -0.17, 0.105, 0.105), Spot(0.24, 0.20, 0.13, 0.075), Spot(-0.24, 0.28, 0.06, 0.085))
     passives = []
-    for row in range(-5, 6):
-        for column in range(-5, 6):
+    for row in range(-3, 4):
+        for column in range(-3, 4):
             x, y = column * _PITCH, row * _PITCH
             free = all(
-                abs(x - chip.x) > chip.half_width + 0.07 or abs(y - chip.y) > chip.half_height + 0.06
+                abs(x - chip.x) > chip.half_width + 0.085 or abs(y - chip.y) > chip.half_height + 0.075
                 for chip in chips
             )
             if free and rng.random() < 0.62:
-                passives.append(Spot(x, y, 0.034, 0.016, 0.0 if rng.random() < 0.6 else math.pi / 2))
+                passives.append(Spot(x, y, 0.052, 0.026, 0.0 if rng.random() < 0.6 else math.pi / 2))
     traces, vias = [], []
-    for _ in range(95):
-        x, y = (float(value) for value in np.round(rng.uniform(-0.62, 0.62, 2) / 0.023) * 0.023)
+    for _ in range(55):
+        x, y = (float(value) for value in np.round(rng.uniform(-0.62, 0.62, 2) / 0.034) * 0.034)
         points = [(x, y)]
         across = bool(rng.random() < 0.5)
         for _leg in range(3):
-            run = float(rng.choice((-1, 1)) * rng.integers(3, 11)) * 0.023
+            run = float(rng.choice((-1, 1)) * rng.integers(3, 11)) * 0.034
             x, y = (x + run, y) if across else (x, y + run)
             points.append((x, y))
-            bend = 0.023 * float(rng.choice((-1, 1)))
+            bend = 0.034 * float(rng.choice((-1, 1)))
             x, y = x + bend, y + abs(bend)
             points.append((x, y))
             across = not across
@@ -76,7 +76,7 @@ def _layout() -> _Layout:
 def circuit_board(rng: np.random.Generator, size: int) -> Drawing:
     """Draw a populated board: copper under green lacquer, vias, packages, resistors and capacitors."""
     layout = _layout()
-    pose = random_pose(rng, shift=0.02, turn=0.03)
+    pose = random_pose(rng, shift=0.01, turn=0.012)
     lacquer: Colour = jitter(rng, (62, 104, 36), 0.04)
     bare = flat(size, lacquer)
     shade(bare, fractal(rng, size, 32, 2) * np.float32(0.02))
@@ -84,9 +84,9 @@ def circuit_board(rng: np.random.Generator, size: int) -> Drawing:
     pads = [lead for chip in layout.chips for lead in _leads(chip)]
     for part in layout.passives:
         for end in (-1, 1):
-            u = part.x + end * 0.027 * math.cos(part.angle)
-            v = part.y + end * 0.027 * math.sin(part.angle)
-            pads.append(Spot(u, v, 0.013, 0.019, part.angle))
+            u = part.x + end * 0.041 * math.cos(part.angle)
+            v = part.y + end * 0.041 * math.sin(part.angle)
+            pads.append(Spot(u, v, 0.019, 0.029, part.angle))
     solder = flat(size, jitter(rng, (176, 182, 186), 0.04))
     shade(solder, noise(rng, size, 120) * np.float32(0.10))
     paint(bare, solder, Stencil(size).boxes([pose.lay(pad) for pad in pads]).coverage())
@@ -102,11 +102,11 @@ def _copper(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _La
     size = len(image)
     tracks, rings, drills = Stencil(size), Stencil(size), Stencil(size)
     for trace in layout.traces:
-        tracks.line([pose.place(*point) for point in trace], 0.0085)
+        tracks.line([pose.place(*point) for point in trace], 0.012)
     for via in layout.vias:
         x, y = pose.place(*via)
-        rings.disc(x, y, 0.0105)
-        drills.disc(x, y, 0.0052)
+        rings.disc(x, y, 0.015)
+        drills.disc(x, y, 0.0075)
     paint(image, jitter(rng, (84, 150, 66), 0.04), tracks.coverage())
     paint(image, jitter(rng, (120, 176, 192), 0.04), rings.coverage())
     paint(image, (28, 34, 24), drills.coverage())
@@ -134,7 +134,7 @@ def _silk(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layo
                 if bit:
                     height = v + (level - 1) * 0.014
                     ink.line([pose.place(u, height), pose.place(u + 0.010, height)], 0.0035)
-    paint(image, (168, 172, 172), ink.coverage() * np.float32(0.8))
+    paint(image, (168, 172, 172), ink.coverage() * np.float32(0.4))
 
 
 def _passives(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _Layout) -> tuple[Spot, ...]:
@@ -143,11 +143,11 @@ def _passives(image: FloatArray, rng: np.random.Generator, pose: Pose, layout: _
     for part in layout.passives:
         du, dv = rng.normal(0, 0.0015, 2)
         turned = part.angle + float(rng.normal(0, 0.02))
-        body = pose.lay(Spot(part.x + float(du), part.y + float(dv), 0.030, 0.0155, turned))
+        body = pose.lay(Spot(part.x + float(du), part.y + float(dv), 0.046, 0.025, turned))
         ends.append(body)
-        cores.append(Spot(body.x, body.y, 0.019, 0.0165, body.angle))
+        cores.append(Spot(body.x, body.y, 0.029, 0.0262, body.angle))
         if 0.06 < body.x < 0.94 and 0.06 < body.y < 0.94:
-            spots.append(Spot(body.x, body.y, 0.040, 0.020, body.angle))
+            spots.append(Spot(body.x, body.y, 0.058, 0.030, body.angle))
     size = len(image)
     resistors = [core for index, core in enumerate(cores) if index % 3]
     paint(image, jitter(rng, (206, 210, 212), 0.03), Stencil(size).boxes(ends).coverage())

@@ -38,7 +38,7 @@ def scratch(part: Part, rng: np.random.Generator) -> Flaw | None:
     """Draw a long, slightly bent scratch: a bright burr beside a dark groove."""
     place = _place(part, rng, 0.03)
     direction, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-0.7, 0.7)
-    length, width = float(rng.uniform(0.20, 0.36)), float(rng.uniform(0.0045, 0.0065))
+    length, width = float(rng.uniform(0.20, 0.40)), float(rng.uniform(0.007, 0.012))
     sign = float(rng.choice((-1, 1)))
     if place is None:
         return None
@@ -59,7 +59,7 @@ def crack(part: Part, rng: np.random.Generator) -> Flaw | None:
     """Draw a jagged dark crack with one branch."""
     place = _place(part, rng, 0.024)
     direction, length = rng.uniform(0, 2 * np.pi), float(rng.uniform(0.20, 0.34))
-    width = float(rng.uniform(0.0045, 0.0065))
+    width = float(rng.uniform(0.007, 0.012))
     turns = rng.normal(0, 0.55, 16)
     branch_turn, branch_at = float(rng.choice((-0.8, 0.8))), int(rng.integers(5, 10))
     if place is None:
@@ -80,7 +80,7 @@ def fibre(part: Part, rng: np.random.Generator) -> Flaw | None:
     """Lay a curled textile fibre on the part."""
     place = _place(part, rng, 0.05)
     direction, length = rng.uniform(0, 2 * np.pi), float(rng.uniform(0.24, 0.4))
-    width, curl = float(rng.uniform(0.0045, 0.006)), rng.uniform(2.0, 5.0) * rng.choice((-1, 1))
+    width, curl = float(rng.uniform(0.007, 0.010)), rng.uniform(2.0, 5.0) * rng.choice((-1, 1))
     wave = rng.uniform(0, 2 * np.pi)
     colour = _FIBRES[int(rng.integers(len(_FIBRES)))]
     sign = float(rng.choice((-1, 1)))
@@ -101,7 +101,7 @@ def rust(part: Part, rng: np.random.Generator) -> Flaw | None:
 
 def stain(part: Part, rng: np.random.Generator, *, colours: Sequence[Colour] = _STAINS) -> Flaw | None:
     """Draw a blotch of another shade with an uneven outline."""
-    radius = float(rng.uniform(0.035, 0.075))
+    radius = float(rng.uniform(0.045, 0.10))
     place = _place(part, rng, 0.8 * radius)
     colour = colours[int(rng.integers(len(colours)))]
     size = len(part.image)
@@ -119,7 +119,7 @@ def stain(part: Part, rng: np.random.Generator, *, colours: Sequence[Colour] = _
 
 def dent(part: Part, rng: np.random.Generator) -> Flaw | None:
     """Draw a dent or a bump, seen only by its shading: one flank lighter, the other darker."""
-    radius = float(rng.uniform(0.032, 0.055))
+    radius = float(rng.uniform(0.045, 0.08))
     place = _place(part, rng, radius)
     turn, stretch = rng.uniform(0, np.pi), float(rng.uniform(1.0, 1.5))
     sign = float(rng.choice((-1, 1)))
@@ -135,7 +135,7 @@ def dent(part: Part, rng: np.random.Generator) -> Flaw | None:
 
 def hole(part: Part, rng: np.random.Generator) -> Flaw | None:
     """Draw a pit: a dark floor, and light caught by its far rim."""
-    radius = float(rng.uniform(0.019, 0.028))
+    radius = float(rng.uniform(0.026, 0.045))
     place = _place(part, rng, 1.3 * radius)
     size = len(part.image)
     ragged = noise(rng, size, 30) * np.float32(0.1)
@@ -166,8 +166,8 @@ def misplaced(part: Part, rng: np.random.Generator) -> Flaw | None:
     if not part.spots:
         return None
     spot = part.spots[int(rng.integers(len(part.spots)))]
-    direction, turn = rng.uniform(0, 2 * np.pi), float(rng.uniform(0.15, 0.45)) * float(rng.choice((-1, 1)))
-    distance = float(rng.uniform(0.5, 0.9)) * min(spot.half_width, spot.half_height)
+    direction, turn = rng.uniform(0, 2 * np.pi), float(rng.uniform(0.25, 0.7)) * float(rng.choice((-1, 1)))
+    distance = float(rng.uniform(0.8, 1.4)) * min(spot.half_width, spot.half_height)
     size = len(part.image)
     cover = blur(Stencil(size).boxes([spot]).coverage(), 0.002)
     off = (part.bare - part.image) * cover[..., None]

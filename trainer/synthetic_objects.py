@@ -147,7 +147,7 @@ def gear(rng: np.random.Generator, size: int) -> Drawing:
 
 def connector(rng: np.random.Generator, size: int) -> Drawing:
     """Draw a pin header in its shroud: two rows of gilt pins in dark chambers."""
-    columns, pitch = 8, 0.078
+    columns, pitch = 6, 0.104
     pose = random_pose(rng, shift=0.03, turn=0.05)
     u, v = pose.local(size)
     shell = edge(np.maximum(np.abs(u) - 0.385, np.abs(v) - 0.185), size, 0.002)
@@ -167,14 +167,14 @@ def connector(rng: np.random.Generator, size: int) -> Drawing:
     chambers, pins, tops, spots = [], [], [], []
     for row in (-1, 1):
         for column in range(columns):
-            cu, cv = (column - (columns - 1) / 2) * pitch, row * 0.058
+            cu, cv = (column - (columns - 1) / 2) * pitch, row * 0.060
             x, y = pose.place(cu, cv)
-            chambers.append(Spot(x, y, 0.031, 0.036, pose.angle))
+            chambers.append(Spot(x, y, 0.041, 0.038, pose.angle))
             du, dv = rng.normal(0, 0.0012, 2)
             x, y = pose.place(cu + float(du), cv + float(dv))
-            pins.append(Spot(x, y, 0.014, 0.020, pose.angle))
-            tops.append(Spot(x, y, 0.008, 0.012, pose.angle))
-            spots.append(Spot(x, y, 0.021, 0.026, pose.angle))
+            pins.append(Spot(x, y, 0.020, 0.024, pose.angle))
+            tops.append(Spot(x, y, 0.012, 0.015, pose.angle))
+            spots.append(Spot(x, y, 0.028, 0.031, pose.angle))
     paint(bare, jitter(rng, (42, 46, 50), 0.05), Stencil(size).boxes(chambers).coverage())
     image = bare.copy()
     paint(image, jitter(rng, (74, 148, 190), 0.05), Stencil(size).boxes(pins).coverage())

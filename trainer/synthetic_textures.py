@@ -60,7 +60,7 @@ def ceramic_tile(rng: np.random.Generator, size: int) -> Drawing:
 
 def terrazzo(rng: np.random.Generator, size: int) -> Drawing:
     """Draw terrazzo: angular stone chips of several colours, closely set in a light binder."""
-    cells = 22
+    cells = 13
     x, y = unit_grid(size)
     centres = rng.uniform(0.08, 0.92, (2, cells + 2, cells + 2)).astype(np.float32)
     palette = np.array(
@@ -114,7 +114,7 @@ def wood(rng: np.random.Generator, size: int) -> Drawing:
 
 def woven_fabric(rng: np.random.Generator, size: int) -> Drawing:
     """Draw a plain weave: warp and weft pass over each other, each thread a little different."""
-    threads = 26
+    threads = 18
     pose = random_pose(rng, shift=0.5, turn=0.05)
     u, v = pose.local(size)
     u = u + noise(rng, size, 5) * np.float32(0.004)

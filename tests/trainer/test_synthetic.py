@@ -99,6 +99,19 @@ def test_a_larger_line_holds_the_smaller_one_unchanged(line: Path, tmp_path: Pat
     assert len(large) > len(small) + 1
 
 
+def test_spoiled_training_images_have_a_defect_and_the_others_stay(tmp_path: Path) -> None:
+    plain = replace(TINY, train_per_kind=8, kinds=("pill",))
+    before = digests(write_line(tmp_path / "plain", plain))
+    after = digests(write_line(tmp_path / "spoiled", replace(plain, spoiled_fraction=0.25)))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"line.json", "pill/train/good/000.png", "pill/train/good/004.png"}
+    first = read(tmp_path / "plain/pill/train/good/000.png").astype(int)
+    second = read(tmp_path / "spoiled/pill/train/good/000.png").astype(int)
+    share = float((np.abs(first - second).max(axis=2) > 0).mean())
+    assert 0 < share <= AREA_LIMITS[1]
+
+
 def test_all_images_of_a_line_differ(line: Path) -> None:
     images = [digest for path, digest in digests(line).items() if "ground_truth" not in path]
     assert len(set(images)) == len(images)
@@ -260,6 +273,7 @@ def test_unknown_kind_and_defect_are_named() -> None:
         ({"seed": -1}, r"seed is -1; wanted 0 or more. Set seed \(--seed\)"),
         ({"defect_strength": 0}, "defect_strength is 0.0; wanted a number above 0"),
         ({"defect_strength": float("nan")}, "defect_strength is nan"),
+        ({"spoiled_fraction": 0.6}, "spoiled_fraction is 0.6; wanted a share from 0 to 0.5"),
         ({"kinds": ("pill", "pil")}, "kinds has 'pil'; wanted some of .*pill"),
         ({"kinds": ()}, r"kinds is \(\); wanted at least one kind"),
         ({"kinds": ("pill", "pill")}, "each named once"),
