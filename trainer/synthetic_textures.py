@@ -64,7 +64,7 @@ def terrazzo(rng: np.random.Generator, size: int) -> Drawing:
     x, y = unit_grid(size)
     centres = rng.uniform(0.08, 0.92, (2, cells + 2, cells + 2)).astype(np.float32)
     palette = np.array(
-        [(92, 104, 116), (146, 158, 168), (58, 62, 70), (176, 186, 196), (84, 110, 148), (118, 128, 122)]
+        [(92, 104, 116), (122, 132, 140), (74, 78, 86), (134, 142, 150), (84, 104, 132), (108, 116, 112)]
     )
     colours = palette[rng.integers(0, len(palette), (cells + 2, cells + 2))].astype(np.float32)
     colours *= rng.uniform(0.88, 1.12, (cells + 2, cells + 2, 1)).astype(np.float32)
@@ -87,7 +87,7 @@ def terrazzo(rng: np.random.Generator, size: int) -> Drawing:
             nearest = np.minimum(nearest, distance)
     gap = gaps.ravel()[owner]
     chip = np.clip((second - nearest - gap) * np.float32(size / cells * 0.7) + np.float32(0.5), 0, 1)
-    image = flat(size, jitter(rng, (186, 196, 202), 0.03))
+    image = flat(size, jitter(rng, (146, 154, 160), 0.03))
     shade(image, fractal(rng, size, 64, 2) * np.float32(0.02))
     stone = colours.reshape(-1, 3)[owner]
     shade(stone, fractal(rng, size, 48, 3) * np.float32(0.07))
