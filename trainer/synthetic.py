@@ -59,9 +59,9 @@ class SyntheticConfig:
     """Seed of the whole line, not negative."""
     kinds: tuple[str, ...] = KINDS
     """Which kinds of parts run on the line."""
-    defect_strength: float = 3.0
+    defect_strength: float = 3.5
     """Amplitude of the defects, as a multiple of what a person just sees on that kind of part: at 1 one must
-    search, at 3 a second look is enough. Not frozen yet: see `cada_edge.benchmarks.line_criteria`."""
+    search, at 3.5 a second look is enough. Not frozen yet: see `cada_edge.benchmarks.line_criteria`."""
 
     spoiled_fraction: float = 0.0
     """Share of each kind's training images that have a defect all the same, 0 to 0.5, as where bad parts went
@@ -87,7 +87,7 @@ class SyntheticConfig:
         if not 0 < self.defect_strength < float("inf"):
             raise ConfigError(
                 f"defect_strength is {self.defect_strength}; wanted a number above 0. "
-                "Set defect_strength (--defect-strength), e.g. 3.0."
+                "Set defect_strength (--defect-strength), e.g. 3.5."
             )
         if not 0 <= self.spoiled_fraction <= 0.5:
             raise ConfigError(
