@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 
 _SCORING_BATCH = 32
 
+_SCALE_IMAGES = 64
+"""Enough to tell the scales of maps apart, and little beside the pass over all images."""
+
 _SCALES_APART = 20
 """How many times larger or smaller than the mean g_img beta may be without a warning."""
 
@@ -84,6 +87,7 @@ def fit_aligner(
         float(statistics.maximum.mean()),
         len(frames),
     )
+    _log_scales(model, frames, device)
     if config.alignment != "none":
         torch.manual_seed(config.seed)
         model.regressor = _trained(model, statistics, categories, table, config, device, report)
@@ -145,6 +149,19 @@ def _trained(
         progress=progress,
     )
     return aligner
+
+
+def _log_scales(model: TrainedModel, frames: NDArray[np.uint8], device: torch.device) -> None:
+    """Print the map's scale under each definition that the base method knows, on some of the images."""
+    some = frames[:: -(-len(frames) // _SCALE_IMAGES)]
+    for name, (mean, maximum) in model.map_scales(batches(some, _SCORING_BATCH, device)).items():
+        _log.info(
+            "distance %s: mean u_img %.4g and mean g_img %.4g over %d training images",
+            name,
+            mean,
+            maximum,
+            len(some),
+        )
 
 
 def _warn_of_scale(beta: float, maximum: float) -> None:

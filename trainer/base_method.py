@@ -55,6 +55,8 @@ class BaseMethod(nn.Module, ABC):
     """Field of `TrainConfig` ('aligner.beta' for a nested one) -> the method's value."""
     STRIDES: ClassVar[tuple[int, ...]] = (4, 8, 16)
     """Strides of the feature maps that the method asks the encoder for."""
+    DEFINITIONS: ClassVar[tuple[str, ...]] = ()
+    """Names of the distance map's definitions, where the method's sources differ on it (`definitions_on`)."""
 
     encoder: Encoder
     """The frozen encoder; its mean and standard deviation are what images are normalised by."""
@@ -112,6 +114,10 @@ class BaseMethod(nn.Module, ABC):
             Distance maps, float32 (N, h_k, h_k), one for each entry of `map_grid`, whose upsampled mean is
             the anomaly map; and the tapped feature (N, C, h, w) with C = `bottleneck_channels`.
         """
+
+    def definitions_on(self, encoded: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """Compute the distance maps under each of `DEFINITIONS`: name -> maps as `maps_on` gives them."""
+        return {}
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -182,6 +182,31 @@ class TrainedModel(nn.Module):
                 mean, spread = self.statistics(bottleneck)
             results[variant] = self.scorer(maps, mean, spread)
         return results
+
+    @torch.inference_mode()
+    @exact_fp32()
+    def map_scales(self, batches: Iterable[Tensor]) -> dict[str, tuple[float, float]]:
+        """Measure what each definition of the distance map gives, where the base method has several.
+
+        The paper's thresholds alpha (section 4.2) belong to a scale, and it names no definition.
+
+        Args:
+            batches: uint8 (B, S, S, 3), BGR, at least one.
+
+        Returns:
+            Name -> means over the images of u_img and g_img, the unsmoothed map's mean and maximum.
+        """
+        if not self.base.DEFINITIONS:
+            return {}
+        sums = {name: torch.zeros(2, dtype=torch.float64) for name in self.base.DEFINITIONS}
+        count = 0
+        for frames in batches:
+            encoded = self.base.encode(self.normalize(frames))
+            for name, maps in self.base.definitions_on(encoded).items():
+                pixels = self.scorer.raw_map(maps).flatten(1).double()
+                sums[name] += torch.stack([pixels.mean(1).sum(), pixels.amax(1).sum()]).cpu()
+            count += len(frames)
+        return {name: (float(both[0]) / count, float(both[1]) / count) for name, both in sums.items()}
 
     @torch.inference_mode()
     def raw_batches(self, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
