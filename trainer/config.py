@@ -27,6 +27,7 @@ __all__ = [
 BASES = {
     "revdist": "cada_edge.trainer.revdist:RevDist",
     "recontrast": "cada_edge.trainer.recontrast:ReContrast",
+    "uniad": "cada_edge.trainer.uniad:UniAD",
 }
 """Base method -> where its class is (`cada_edge.trainer.base_method`), as text: no torch for the names."""
 
