@@ -315,7 +315,7 @@ def test_the_maps_scale_is_logged_and_a_beta_far_from_it_warned_of(
     # The table has each kind's means over its own images.
     mean, maximum = np.mean([table[sample.category] for sample in training], axis=0)
     aligner = dataclasses.replace(tiny_config.aligner, beta=factor * float(maximum))
-    with caplog.at_level("INFO", logger="cada_edge.trainer.fit"):
+    with caplog.at_level("INFO", logger="cada_edge.trainer.align"):
         fit(index_dataset(tiny_line), tmp_path, dataclasses.replace(tiny_config, aligner=aligner))
     assert f"mean u_img {mean:.4g} and mean g_img {maximum:.4g} over {len(training)} training" in caplog.text
     wanted = f"is {maximum:.4g} on average; wanted a beta from {maximum / 20:.4g} to {maximum * 20:.4g}. Set"
