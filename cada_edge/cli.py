@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from cada_edge import __version__
+from cada_edge.cli_reproduce import reproduce
 from cada_edge.cli_training import demo, export, train
 from cada_edge.errors import CadaEdgeError, ConfigError
 from cada_edge.extras import require_extra
@@ -229,5 +230,5 @@ def inspect(model: Path, as_json: bool) -> None:
     )
 
 
-for _command in (train, export, demo):
+for _command in (train, export, demo, reproduce):
     main.add_command(_command)

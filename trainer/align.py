@@ -26,7 +26,7 @@ from cada_edge.trainer.data import batches
 from cada_edge.trainer.feature_cache import FeatureCache
 from cada_edge.trainer.model import TrainedModel
 
-__all__ = ["check_categories", "fit_aligner"]
+__all__ = ["check_categories", "collect_statistics", "fit_aligner"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,27 +39,51 @@ _SCALES_APART = 20
 """How many times larger or smaller than the mean g_img beta may be without a warning."""
 
 
-def fit_aligner(
+def collect_statistics(
     model: TrainedModel,
     frames: NDArray[np.uint8],
-    categories: Sequence[str],
-    config: TrainConfig,
     *,
     cache: FeatureCache,
     device: torch.device,
-    keep_features: bool,
+    report: Callable[[str, int, int, float], None],
+) -> Statistics:
+    """Return what any aligner learns from: from the cache, else by one pass of the base that fills it.
+
+    Args:
+        model: With the trained base on the device, in eval mode.
+        frames: uint8 (N, S, S, 3), BGR: the base's training images.
+        cache: Of the tapped features of this base and these images.
+        device: Where to run.
+        report: Called with the stage's name, what is done, how many there are, and the loss.
+
+    Raises:
+        OutputError: The disk does not take the cache.
+    """
+    statistics = cache.load()
+    if statistics is None:
+        report("statistics", 0, len(frames), float("nan"))
+        statistics = cache.fill(model.raw_batches(batches(frames, _SCORING_BATCH, device)), len(frames))
+        report("statistics", len(frames), len(frames), float("nan"))
+    return statistics
+
+
+def fit_aligner(
+    model: TrainedModel,
+    statistics: Statistics,
+    categories: Sequence[str],
+    config: TrainConfig,
+    *,
+    device: torch.device,
     report: Callable[[str, int, int, float], None],
 ) -> dict[str, tuple[float, float]]:
     """Train the configured aligner into the model, and compute the categories' statistics.
 
     Args:
-        model: With the trained base on the device, in eval mode; given its regressor and range floor.
-        frames: uint8 (N, S, S, 3), BGR: the base's training images.
-        categories: Of the frames; 'class-predicted' learns them, the others do not see them.
+        model: With the trained base, in eval mode; given its regressor and range floor.
+        statistics: One row per training image of the base.
+        categories: Of the images; 'class-predicted' learns them, the others do not see them.
         config: The run's configuration.
-        cache: Of the tapped features.
         device: Where to run.
-        keep_features: Leave the cache's files.
         report: Called with the stage's name, what is done, how many there are, and the loss.
 
     Returns:
@@ -68,14 +92,8 @@ def fit_aligner(
     Raises:
         DatasetError: 'class-predicted' on images whose folders name no categories.
         TrainingError: One image alone, or a loss that is not finite.
-        OutputError: The disk does not take the cache.
     """
     check_categories(config, categories)
-    statistics = cache.load()
-    if statistics is None:
-        report("statistics", 0, len(frames), float("nan"))
-        statistics = cache.fill(model.raw_batches(batches(frames, _SCORING_BATCH, device)), len(frames))
-        report("statistics", len(frames), len(frames), float("nan"))
     sigma = config.alignment == "cada-sigma"
     table = class_statistics(statistics, categories, sigma=sigma)
     if sigma:
@@ -85,15 +103,12 @@ def fit_aligner(
         "mean u_img %.4g and mean g_img %.4g over %d training images",
         float(statistics.mean.mean()),
         float(statistics.maximum.mean()),
-        len(frames),
+        len(categories),
     )
     _log_scales(model, frames, device)
     if config.alignment != "none":
         torch.manual_seed(config.seed)
         model.regressor = _trained(model, statistics, categories, table, config, device, report)
-    del statistics
-    if not keep_features:
-        cache.delete()
     return table
 
 

@@ -26,7 +26,7 @@ from cada_edge.runtime.datasets import (
     require_training_images,
 )
 from cada_edge.runtime.holdout import split_holdout
-from cada_edge.trainer.align import check_categories, fit_aligner
+from cada_edge.trainer.align import check_categories, collect_statistics, fit_aligner
 from cada_edge.trainer.checkpoint import Checkpoint, save_checkpoint
 from cada_edge.trainer.config import TrainConfig
 from cada_edge.trainer.data import batches, decode
@@ -35,7 +35,7 @@ from cada_edge.trainer.fit_base import fit_base
 from cada_edge.trainer.model import TrainedModel, build_model, exact_fp32
 from cada_edge.trainer.run_folder import CHECKPOINT, STATE, claim_run_folder, discard_results
 
-__all__ = ["TrainResult", "choose_device", "fit", "score_frames"]
+__all__ = ["TrainResult", "calibrate_on", "choose_device", "fit", "score_frames"]
 
 _log = logging.getLogger(__name__)
 
@@ -166,18 +166,13 @@ def _fit(
             progress=lambda done, loss: report("base", done, config.iterations, loss),
         )
         cache = FeatureCache(run, sha256_file(run / STATE))
-        table = fit_aligner(
-            model,
-            frames,
-            categories,
-            config,
-            cache=cache,
-            device=device,
-            keep_features=keep_features,
-            report=report,
-        )
+        statistics = collect_statistics(model, frames, cache=cache, device=device, report=report)
+        table = fit_aligner(model, statistics, categories, config, device=device, report=report)
+        del statistics
+        if not keep_features:
+            cache.delete()
     held_frames = decode(held_out, config.size)
-    threshold, calibration, warning = _calibrate(model, held_frames, held_out, config, device)
+    threshold, calibration, warning = calibrate_on(model, held_frames, held_out, config, device)
     reference_frames, reference_labels = _reference(
         held_frames if len(held_out) >= 8 else frames, decode(anomalous, config.size)
     )
@@ -217,13 +212,25 @@ def score_frames(model: TrainedModel, frames: NDArray[np.uint8], device: torch.d
     return torch.cat(scores).numpy() if scores else np.empty(0, np.float32)
 
 
-def _calibrate(
+def calibrate_on(
     model: TrainedModel,
     frames: NDArray[np.uint8],
     samples: Sequence[Sample],
     config: TrainConfig,
     device: torch.device,
 ) -> tuple[float | None, Calibration | None, str | None]:
+    """Set the threshold on images held out from training.
+
+    Args:
+        model: Moved to the device.
+        frames: uint8 (N, S, S, 3), BGR; N may be 0.
+        samples: What they are of.
+        config: The run's configuration.
+        device: Where to score.
+
+    Returns:
+        Threshold, how it came about, and what it cannot promise; without images None, None and what to do.
+    """
     if not samples:
         return (
             None,

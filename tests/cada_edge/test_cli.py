@@ -14,7 +14,18 @@ from click.testing import CliRunner, Result
 
 from cada_edge.cli import main
 
-COMMANDS = ("calibrate", "demo", "eval", "export", "inspect", "predict", "stream", "train", "verify")
+COMMANDS = (
+    "calibrate",
+    "demo",
+    "eval",
+    "export",
+    "inspect",
+    "predict",
+    "reproduce",
+    "stream",
+    "train",
+    "verify",
+)
 
 
 def _run(*arguments: object, code: int = 0) -> Result:
