@@ -100,7 +100,7 @@ def measure(
 def _normal_means(checkpoint: Checkpoint, index: DatasetIndex, device: torch.device) -> dict[str, float]:
     """Compute each kind's median u_img over its normal test images."""
     normal = [sample for sample in index.test if not sample.anomalous]
-    frames = decode(normal, checkpoint.config.size)
+    frames = decode(normal, checkpoint.config.size, resize_name=checkpoint.config.resize)
     means: list[float] = []
     for maps, _ in checkpoint.model.raw_batches(batches(frames, 16, device)):
         means += maps.mean((1, 2)).tolist()

@@ -31,8 +31,9 @@ from cada_edge.files import sha256_file, write_atomic
 from cada_edge.runtime.datasets import DatasetIndex, Sample
 from cada_edge.runtime.evaluate import evaluate
 from cada_edge.runtime.evaluate_model import require_test_images
+from cada_edge.trainer.base_method import configure
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint, package_versions
-from cada_edge.trainer.config import TrainConfig, from_dict
+from cada_edge.trainer.config import TrainConfig
 from cada_edge.trainer.evaluate_checkpoint import score_batches
 from cada_edge.trainer.fit import choose_device, fit
 from cada_edge.trainer.realign import discard_features, realign
@@ -80,7 +81,7 @@ class Settings:
 
 
 def cell_config(method: Method, seed: int, settings: Settings) -> TrainConfig:
-    """Return the configuration that a cell is trained with: recipe 'paper', then the overrides, then the row.
+    """Return what a cell is trained with: the base's recipe, then the overrides, then the row.
 
     Raises:
         ConfigError: An unknown or impossible value among the overrides.
@@ -91,10 +92,11 @@ def cell_config(method: Method, seed: int, settings: Settings) -> TrainConfig:
     if isinstance(aligner, Mapping):
         body = {"convolutions": method.convolutions, "linears": method.linears, "dropout": method.dropout}
         aligner = {**aligner, **body}
-    return from_dict(
+    return configure(
         {
-            # The paper's code trains in fp32; auto would mean bf16 on one machine and fp32 on another.
+            # auto would mean bf16 on one machine and fp32 on another.
             "amp": "off",
+            "resize": "pil-bilinear",
             **overrides,
             "base": method.base,
             "recipe": "paper",
@@ -280,6 +282,7 @@ def _evaluate(
         return {
             "base": checkpoint.config.base,
             "encoder": checkpoint.config.encoder,
+            "images": checkpoint.config.resize,
             "encoder_weights_sha256": checkpoint.encoder_fingerprint,
             "alignment": alignment,
             "image_score": f"mean of the highest {100 * fraction:g} % of the pixels"

@@ -54,7 +54,7 @@ class _Block:
     heading: str
     signed: bool
     """Whether the figures are gains."""
-    rows: list[tuple[str, Figures, Mapping[str, float]]]
+    rows: Sequence[tuple[str, Figures, Mapping[str, float]]]
     """Label, ours, the paper's."""
 
 
@@ -229,7 +229,7 @@ class Reproduction:
 
 def describe_protocols(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line for each way in which cells were measured, in the order in which they first appear."""
-    lines = {}
+    lines: dict[str, None] = {}
     for cell in cells:
         fields = {
             name: value

@@ -76,6 +76,13 @@ def main(verbose: bool) -> None:
     "--masks", "mask_convention", default="pil-bilinear>0", show_default=True, help="How masks are resized."
 )
 @click.option(
+    "--resize",
+    "resize_name",
+    default=None,
+    show_default="the model's own",
+    help="For a checkpoint: how images are resized, cv2-area-linear or pil-bilinear.",
+)
+@click.option(
     "--threshold", type=float, default=None, show_default="the model's own", help="Of the aligned score."
 )
 @click.option(
@@ -102,6 +109,7 @@ def evaluate(model: Path, data: Path, layout: str, as_json: bool, **options: Any
             alignment=options["alignment"],
             threshold=options["threshold"],
             mask_convention=options["mask_convention"],
+            resize_name=options["resize_name"],
             device=options["device"],
         )
     else:
@@ -125,7 +133,10 @@ def _refuse_unused(model: Path, options: dict[str, Any], *, is_checkpoint: bool)
     unused = {"--backend": options["backend"] != "auto", "--threads": options["threads"] is not None}
     if not is_checkpoint:
         kind, runs_in, other = "an exported model", "an engine on the CPU", "a checkpoint"
-        unused = {"--device": options["device"] != "auto"}
+        unused = {
+            "--device": options["device"] != "auto",
+            "--resize": options["resize_name"] is not None,
+        }
     found = " and ".join(name for name, was_given in unused.items() if was_given)
     if found:
         raise ConfigError(

@@ -20,6 +20,7 @@ from cada_edge.options import (
     print_result,
     threads_option,
 )
+from cada_edge.runtime.preprocess import RESIZES
 from cada_edge.trainer.config import BASES, RECIPES, TrainConfig
 
 __all__ = ["demo", "export", "train"]
@@ -53,6 +54,7 @@ __all__ = ["demo", "export", "train"]
         "encoder": "timm name and tag, or resnet18_procedural, which comes with cada-edge.",
         "encoder_weights": "A .safetensors or .pth file for the encoder, or 'random'.",
         "size": "Side of the network input, in pixels.",
+        "resize": f"How images come to that size: {' or '.join(RESIZES)} (the paper's; not exported).",
         "iterations": "Steps of the base method.",
         "batch_size": "Images in a step.",
         "learning_rate": "Of AdamW.",

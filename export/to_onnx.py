@@ -93,7 +93,7 @@ def export_onnx(
 
     Raises:
         CheckFailedError: Parity over a limit, or a value that is not finite; nothing is written.
-        ConfigError: An alignment that the checkpoint does not have.
+        ConfigError: An alignment that the checkpoint does not have, or a resize that cameras do not have.
         CheckpointError: The checkpoint cannot be used.
         OutputError: The folder or disk does not take the files.
         MissingExtraError: onnx, onnxscript or an engine is not installed.
@@ -111,6 +111,12 @@ def export_onnx(
                 f"{path} is a folder; wanted a place for a file. Pass another name with --out, or remove it."
             )
     checkpoint = _aligned(load_checkpoint(checkpoint_path), config.alignment)
+    if checkpoint.config.resize != RESIZE_NAME:
+        raise ConfigError(
+            f"{checkpoint_path} was trained with --resize {checkpoint.config.resize}, which is for "
+            f"comparisons with the paper; wanted {RESIZE_NAME}, by which the runtime resizes a camera's "
+            "frames: scores would not be those that were evaluated. Train it without --resize."
+        )
     reference = reference_of(checkpoint)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +246,7 @@ def _with_drift(parity: Parity, engine: Backend, checkpoint: Checkpoint, data: D
             f"{_DRIFT_IMAGES} of each are needed"
         )
         return dataclasses.replace(parity, auroc_drift=None, auroc_drift_reason=reason)
-    frames = decode(data.test, checkpoint.config.size)
+    frames = decode(data.test, checkpoint.config.size, resize_name=checkpoint.config.resize)
     wanted = _run_torch(checkpoint.model, frames)[0]
     got = np.concatenate(
         [engine.infer(frames[start : start + 8]).score for start in range(0, len(frames), 8)]

@@ -17,7 +17,7 @@ from cada_edge.files import sha256_file
 from cada_edge.runtime.dataset_layouts import LAYOUTS, detect_layout, read_layout
 from cada_edge.runtime.dataset_samples import Sample, name_some
 from cada_edge.runtime.images import read_image, read_mask
-from cada_edge.runtime.preprocess import preprocess
+from cada_edge.runtime.preprocess import RESIZE_NAME, preprocess
 
 __all__ = [
     "LAYOUTS",
@@ -191,12 +191,15 @@ def _sha256_image(sample: Sample) -> str:
     return sha256_file(sample.image)
 
 
-def load_images(paths: Sequence[Path], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+def load_images(
+    paths: Sequence[Path], size_hw: tuple[int, int], *, resize_name: str = RESIZE_NAME
+) -> NDArray[np.uint8]:
     """Decode and preprocess images, each of its own size, into one array.
 
     Args:
         paths: Image files.
         size_hw: Height and width wanted, in pixels.
+        resize_name: One of `cada_edge.runtime.preprocess.RESIZES`.
 
     Returns:
         uint8 (N, height, width, 3), BGR, in the order of the paths; N is 0 where there is none.
@@ -207,7 +210,7 @@ def load_images(paths: Sequence[Path], size_hw: tuple[int, int]) -> NDArray[np.u
     images = np.empty((len(paths), *size_hw, 3), np.uint8)
 
     def load(position: int) -> None:
-        images[position] = preprocess(read_image(paths[position]), size_hw)
+        images[position] = preprocess(read_image(paths[position]), size_hw, resize_name=resize_name)
 
     with _pool() as pool:
         for _ in pool.map(load, range(len(paths))):

@@ -5,17 +5,19 @@ The network itself takes uint8 BGR; colour order and normalisation are constants
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cada_edge.errors import FrameError, MissingExtraError
+from cada_edge.runtime.pil_bilinear import resize_pil_bilinear
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["RESIZE_NAME", "load_cv2", "preprocess", "preprocess_batch", "resize", "to_bgr"]
+__all__ = ["RESIZES", "RESIZE_NAME", "load_cv2", "preprocess", "preprocess_batch", "resize", "to_bgr"]
 
 RESIZE_NAME = "cv2-area-linear"
 """Name of `resize` in configurations and manifests."""
@@ -118,12 +120,22 @@ def resize(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uin
     return image
 
 
-def preprocess(frame: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Turn one frame into the network's input: `to_bgr`, then `resize`.
+RESIZES: dict[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]] = {
+    RESIZE_NAME: resize,
+    "pil-bilinear": resize_pil_bilinear,
+}
+"""Resizes by name. Cameras have the first; the other is that of the paper's code family, for comparisons."""
+
+
+def preprocess(
+    frame: NDArray[Any], size_hw: tuple[int, int], *, resize_name: str = RESIZE_NAME
+) -> NDArray[np.uint8]:
+    """Turn one frame into the network's input: `to_bgr`, then the resize.
 
     Args:
         frame: What `to_bgr` takes.
         size_hw: The model's input height and width, in pixels.
+        resize_name: One of `RESIZES`.
 
     Returns:
         uint8 (height, width, 3), BGR, C-contiguous.
@@ -131,7 +143,7 @@ def preprocess(frame: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[np.uint
     Raises:
         FrameError: The frame cannot be used.
     """
-    return resize(to_bgr(frame), size_hw)
+    return RESIZES[resize_name](to_bgr(frame), size_hw)
 
 
 def preprocess_batch(frames: list[NDArray[Any]], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

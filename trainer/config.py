@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cada_edge.errors import ConfigError
+from cada_edge.runtime.preprocess import RESIZE_NAME, RESIZES
 
 __all__ = [
     "ALIGNMENTS",
@@ -173,6 +174,9 @@ class TrainConfig:
     """The base method's own options by name, as its class lists them in `Options`."""
     size: int = 256
     """Side of the square network input, in pixels, a multiple of 32."""
+    resize: str = RESIZE_NAME
+    """How images come to that size: cameras' own way, or 'pil-bilinear' as in the paper's code family, for
+    comparisons with its figures: such a model is not exported."""
     recipe: str = "default"
     """One of `RECIPES`."""
     iterations: int = 5_000
@@ -227,6 +231,7 @@ class TrainConfig:
         _check_types(self)
         _choice("base", self.base, BASES)
         _choice("recipe", self.recipe, RECIPES)
+        _choice("resize", self.resize, RESIZES)
         if self.alignment == "class-aware":
             raise ConfigError(
                 "alignment 'class-aware' came; it needs each image's category, which a camera does not tell: "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cada_edge.runtime.datasets import Sample, load_images
+from cada_edge.runtime.preprocess import RESIZE_NAME
 from cada_edge.trainer.array_file import write_rows
 
 __all__ = ["MEMORY_LIMIT_BYTES", "batches", "decode"]
@@ -21,12 +22,15 @@ MEMORY_LIMIT_BYTES = 4 << 30
 _CHUNK = 64
 
 
-def decode(samples: Sequence[Sample], size: int, *, spill: Path | None = None) -> NDArray[np.uint8]:
+def decode(
+    samples: Sequence[Sample], size: int, *, resize_name: str = RESIZE_NAME, spill: Path | None = None
+) -> NDArray[np.uint8]:
     """Decode and preprocess images once.
 
     Args:
         samples: The images.
         size: Side of the network input, in pixels.
+        resize_name: One of `cada_edge.runtime.preprocess.RESIZES`.
         spill: File to map when the images take more than `MEMORY_LIMIT_BYTES`.
 
     Returns:
@@ -39,7 +43,8 @@ def decode(samples: Sequence[Sample], size: int, *, spill: Path | None = None) -
 
     def parts() -> Iterator[NDArray[np.uint8]]:
         for start in range(0, len(samples), _CHUNK):
-            yield load_images([sample.image for sample in samples[start : start + _CHUNK]], (size, size))
+            paths = [sample.image for sample in samples[start : start + _CHUNK]]
+            yield load_images(paths, (size, size), resize_name=resize_name)
 
     if spill is not None and len(samples) * size * size * 3 > MEMORY_LIMIT_BYTES:
         return write_rows(spill, parts(), len(samples))

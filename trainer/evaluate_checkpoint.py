@@ -15,6 +15,7 @@ from cada_edge.runtime.datasets import DatasetIndex, Sample
 from cada_edge.runtime.evaluate import Evaluation, evaluate
 from cada_edge.runtime.evaluate_model import require_test_images
 from cada_edge.runtime.masks import DEFAULT_CONVENTION
+from cada_edge.runtime.preprocess import RESIZES
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint
 from cada_edge.trainer.config import ALIGNMENTS
 from cada_edge.trainer.data import decode
@@ -36,13 +37,22 @@ class Scored:
 
 
 def score_batches(
-    checkpoint: Checkpoint, samples: Sequence[Sample], variants: Sequence[str], device: torch.device
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    variants: Sequence[str],
+    device: torch.device,
+    *,
+    resize_name: str | None = None,
 ) -> Iterator[dict[str, Scored]]:
-    """Score images batch by batch, in order, each with one pass of the base for all variants."""
+    """Score images batch by batch, in order, each with one pass of the base for all variants.
+
+    Images are resized as in training, or by another of `cada_edge.runtime.preprocess.RESIZES`.
+    """
+    resize_name = resize_name or checkpoint.config.resize
     model = checkpoint.model.to(device).eval()
     for start in range(0, len(samples), _BATCH):
         part = samples[start : start + _BATCH]
-        frames = torch.from_numpy(decode(part, checkpoint.config.size)).to(device)
+        frames = torch.from_numpy(decode(part, checkpoint.config.size, resize_name=resize_name)).to(device)
         categories = [sample.category for sample in part]
         results = model.score_variants(frames, variants, checkpoint.class_table, categories)
         yield {
@@ -102,6 +112,7 @@ def evaluate_checkpoint(
     alignment: str | None = None,
     threshold: float | None = None,
     mask_convention: str = DEFAULT_CONVENTION,
+    resize_name: str | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Evaluate a checkpoint on a data set's test images.
@@ -112,13 +123,14 @@ def evaluate_checkpoint(
         alignment: 'none', 'cada' or 'class-aware'; None for the model's own.
         threshold: None for the checkpoint's own, which belongs to its own alignment.
         mask_convention: How ground-truth masks are resized, see `cada_edge.runtime.masks`.
+        resize_name: One of `cada_edge.runtime.preprocess.RESIZES`; None for the one of its training.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
 
     Returns:
         The metrics, mixed and averaged, and the rates per kind.
 
     Raises:
-        ConfigError: An unknown alignment, or 'cada' of a model trained without.
+        ConfigError: An unknown alignment or resize, or 'cada' of a model trained without.
         DatasetError: No test images, or 'class-aware' on a category that training did not see.
     """
     checkpoint = load_checkpoint(path)
@@ -130,8 +142,14 @@ def evaluate_checkpoint(
         raise ConfigError(
             f"{path} was trained with alignment {own!r}: it has no regressor. Train it with --alignment cada."
         )
+    resize_name = resize_name or checkpoint.config.resize
+    if resize_name not in RESIZES:
+        raise ConfigError(
+            f"resize {resize_name!r} came; wanted one of {', '.join(RESIZES)}. "
+            "Leave --resize out for the one that the model was trained with."
+        )
     samples = require_test_images(index)
-    batches = score_batches(checkpoint, samples, [alignment], choose_device(device))
+    batches = score_batches(checkpoint, samples, [alignment], choose_device(device), resize_name=resize_name)
     predictions = (
         pair
         for part in batches
@@ -145,13 +163,14 @@ def evaluate_checkpoint(
         threshold=threshold,
         map_hw=(checkpoint.config.size, checkpoint.config.size),
         mask_convention=mask_convention,
-        protocol=_protocol(checkpoint, alignment),
+        protocol={**_protocol(checkpoint, alignment), "images": resize_name},
     )
 
 
 def _protocol(checkpoint: Checkpoint, alignment: str) -> dict[str, str]:
     config = checkpoint.config
     return {
+        "images": config.resize,
         "base": config.base,
         "encoder": config.encoder,
         "alignment": alignment,

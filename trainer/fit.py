@@ -151,7 +151,7 @@ def _fit(
     check_categories(config, categories)
     data_fingerprint = fingerprint(training)
     with _spill(run / "decoded.npy") as spill:
-        frames = decode(training, config.size, spill=spill)
+        frames = decode(training, config.size, resize_name=config.resize, spill=spill)
         model, encoder_fingerprint = build_model(config, encoder_weights=config.encoder_weights)
         if not resume:
             discard_results(run)
@@ -171,10 +171,11 @@ def _fit(
         del statistics
         if not keep_features:
             cache.delete()
-    held_frames = decode(held_out, config.size)
+    held_frames = decode(held_out, config.size, resize_name=config.resize)
     threshold, calibration, warning = calibrate_on(model, held_frames, held_out, config, device)
     reference_frames, reference_labels = _reference(
-        held_frames if len(held_out) >= 8 else frames, decode(anomalous, config.size)
+        held_frames if len(held_out) >= 8 else frames,
+        decode(anomalous, config.size, resize_name=config.resize),
     )
     checkpoint = run / CHECKPOINT
     save_checkpoint(

@@ -82,14 +82,14 @@ def realign(
         statistics = cache.load()
         if statistics is None:
             # Decoding a data set takes minutes, and is of no use to the aligners after the first.
-            frames = decode(training, config.size, spill=run / "decoded.npy")
+            frames = decode(training, config.size, resize_name=config.resize, spill=run / "decoded.npy")
             statistics = collect_statistics(model, frames, cache=cache, device=chosen, report=report)
             del frames
         # Of this run, or of one that was killed.
         (run / "decoded.npy").unlink(missing_ok=True)
         table = fit_aligner(model, statistics, categories, config, device=chosen, report=report)
         threshold, calibration, warning = calibrate_on(
-            model, decode(held_out, config.size), held_out, config, chosen
+            model, decode(held_out, config.size, resize_name=config.resize), held_out, config, chosen
         )
         save_checkpoint(
             run / CHECKPOINT,

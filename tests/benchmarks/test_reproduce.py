@@ -258,13 +258,13 @@ def test_other_values_never_meet_in_one_folder(tmp_path: Path) -> None:
 def test_a_damaged_cell_counts_as_none(tmp_path: Path) -> None:
     path = tmp_path / "top-0.01.json"
     assert read_cell(path) is None
-    for content in ("", "[]", '{"format": "cada-edge-reproduction-1"}', '{"format": 1, "figures": {}}'):
-        path.write_text(content)
+    for damaged in ("", "[]", '{"format": "cada-edge-reproduction-1"}', '{"format": 1, "figures": {}}'):
+        path.write_text(damaged)
         assert read_cell(path) is None
-    figures = {metric: 1.0 for metric in METRICS}
-    content = {"format": "cada-edge-reproduction-1", "figures": {"mixed": figures, "averaged": figures}}
-    path.write_text(json.dumps(content))
-    assert read_cell(path) == content
+    figures = dict.fromkeys(METRICS, 1.0)
+    whole = {"format": "cada-edge-reproduction-1", "figures": {"mixed": figures, "averaged": figures}}
+    path.write_text(json.dumps(whole))
+    assert read_cell(path) == whole
 
 
 def test_departures_from_the_recipe(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,15 @@ def test_what_a_table_needs_when_everything_is_there(table: int, rows: int, cell
     assert len(plan.rows) == rows
     assert len(plan.cells) == cells
     assert len(_plan(table, seeds=(0, 1, 2)).cells) == 3 * cells
+
+
+def test_table_3_trains_eight_aligners_on_one_base() -> None:
+    methods = [cell.method for cell in _plan(3).cells]
+    aligners = {dataclasses.replace(method, top_fraction=0.01) for method in methods} - {
+        dataclasses.replace(CADA, alignment="none")
+    }
+    assert len(aligners) == 8
+    assert {method.base for method in methods} == {"revdist"}
 
 
 def test_tables_share_their_cells() -> None:
