@@ -189,6 +189,27 @@ def test_one_aligner_serves_every_way_to_score(line: Path, tmp_path: Path) -> No
         assert not [path for path in figures["reasons"] if "p_a" in path]
 
 
+def test_table_4_compares_the_variants(line: Path, tmp_path: Path) -> None:
+    small = {**SMALL, "iterations": 1}
+    result = reproduce(4, [line], tmp_path, device="cpu", overrides=small)
+    here, absent = result.rows[:4], result.rows[4:]
+    assert [row.reason for row in absent] == ["no folder of VisA was given with --data"] * 4
+    names = [row.planned.row.name for row in here]
+    assert names == ["revdist", "revdist+class-aware", "revdist+class-predicted", "revdist+cada"]
+    (base_run,) = (tmp_path / "mvtec").iterdir()
+    (predicted,) = base_run.glob("class-predicted-*")
+    for row, checkpoint, alignment in (
+        (here[1], base_run / "checkpoint.pt", "class-aware"),
+        (here[2], predicted / "checkpoint.pt", "class-predicted"),
+    ):
+        wanted = evaluate_checkpoint(checkpoint, index_dataset(line), alignment=alignment, device="cpu")
+        assert row.reason == ""
+        assert row.ours("mixed") == {metric: [dict(wanted.mixed)[metric]] for metric in METRICS}
+    assert load_checkpoint(predicted / "checkpoint.pt").config.alignment == "class-predicted"
+    # The table has no I-AP of the paper.
+    assert set(here[1].paper("mixed")) == {"i_auroc", "p_auroc", "p_ap"}
+
+
 def test_table_5_on_the_three_layouts(line: Path, tmp_path: Path) -> None:
     folders = [line, _as_visa(line, tmp_path / "visa"), _as_btad(line, tmp_path / "btad")]
     result = reproduce(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cada_edge.errors import CheckpointError, ConfigError, OutputError
+from cada_edge.errors import CheckpointError, ConfigError, DatasetError, OutputError
 from cada_edge.runtime.datasets import index_dataset
 from cada_edge.trainer.checkpoint import load_checkpoint
 from cada_edge.trainer.config import AlignerConfig, TrainConfig
@@ -58,16 +58,18 @@ def _assert_same(first: Path, second: Path) -> None:
 def test_an_aligner_on_a_trained_base_is_that_of_a_whole_run(
     base_run: Path, tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
-    """Twice with different regressors: from the features that training kept, then from a pass of its own."""
+    """With several aligners: from the features that training kept, then from a pass of their own."""
     index = index_dataset(tiny_line)
-    for number, aligner in enumerate((tiny_config.aligner, OTHER)):
-        whole = fit(index, tmp_path / f"whole{number}", dataclasses.replace(tiny_config, aligner=aligner))
+    variants = (("cada", tiny_config.aligner), ("cada-sigma", OTHER), ("class-predicted", OTHER))
+    for number, (alignment, aligner) in enumerate(variants):
+        config = dataclasses.replace(tiny_config, alignment=alignment, aligner=aligner)
+        whole = fit(index, tmp_path / f"whole{number}", config)
         stages: list[str] = []
         again = realign(
             base_run,
             tmp_path / f"again{number}",
             index,
-            alignment="cada",
+            alignment=alignment,
             aligner=aligner,
             device="cpu",
             progress=lambda stage, done, total, loss, stages=stages: stages.append(stage),  # type: ignore[misc]
@@ -93,6 +95,25 @@ def test_a_base_with_an_aligner_of_its_own_may_be_given_none(
     model = load_checkpoint(result.checkpoint).model
     assert model.regressor is None
     assert load_checkpoint(tmp_path / "cada" / "checkpoint.pt").model.regressor is not None
+
+
+def test_one_category_cannot_be_told_apart(tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path) -> None:
+    index = index_dataset(tiny_line)
+    alone = dataclasses.replace(
+        index, samples=tuple(s for s in index.samples if s.category == index.categories[0])
+    )
+    config = dataclasses.replace(tiny_config, alignment="none", iterations=1)
+    fit(alone, tmp_path / "base", config)
+    with pytest.raises(DatasetError, match="'class-predicted' came with images of a single category"):
+        realign(
+            tmp_path / "base",
+            tmp_path / "run",
+            alone,
+            alignment="class-predicted",
+            aligner=OTHER,
+            device="cpu",
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_does_not_fit_is_refused(
