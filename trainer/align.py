@@ -64,6 +64,7 @@ def collect_statistics(
         report("statistics", 0, len(frames), float("nan"))
         statistics = cache.fill(model.raw_batches(batches(frames, _SCORING_BATCH, device)), len(frames))
         report("statistics", len(frames), len(frames), float("nan"))
+        _log_scales(model, frames, device)
     return statistics
 
 
@@ -105,7 +106,6 @@ def fit_aligner(
         float(statistics.maximum.mean()),
         len(categories),
     )
-    _log_scales(model, frames, device)
     if config.alignment != "none":
         torch.manual_seed(config.seed)
         model.regressor = _trained(model, statistics, categories, table, config, device, report)

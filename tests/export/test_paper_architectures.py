@@ -47,7 +47,7 @@ def _run(*arguments: object) -> str:
 def test_train_eval_export_predict(base: str, line: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "model.onnx"
     options = ["--base", base, "--recipe", "paper", "--encoder-weights", "random", "--device", "cpu"]
-    options += ["--iterations", 3, "--batch-size", 2, "--aligner-iterations", 3]
+    options += ["--iterations", "3", "--batch-size", "2", "--aligner-iterations", "3"]
     _run("train", line, "--out", run, *options)
     (run / "state.pt").unlink()  # over a gigabyte of optimiser state
     checkpoint = load_checkpoint(run / "checkpoint.pt")
