@@ -50,7 +50,7 @@ class DemoConfig:
 
     size: int = 128
     """Side of the images, in pixels."""
-    iterations: int = 600
+    iterations: int = 800
     """Steps of the base method."""
     aligner_iterations: int = AlignerConfig.iterations
     """Steps of the regressor."""
