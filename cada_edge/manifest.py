@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cada_edge.engine_build import EngineBuild
 from cada_edge.errors import ManifestError, ModelMismatchError, ModelNotFoundError
 from cada_edge.files import sha256_file, write_atomic
 
@@ -23,7 +24,7 @@ __all__ = ["SCHEMA_VERSION", "Calibration", "Manifest", "Parity", "manifest_path
 SCHEMA_VERSION = 1
 """Raised whenever an older version of cada-edge could misread a manifest."""
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "engine")
 """Kinds of model files."""
 
 PRECISIONS = ("fp32", "fp16")
@@ -90,7 +91,7 @@ class Manifest:
     model_sha256: str
     """SHA-256 of the model file."""
     format: str
-    """'onnx' (later also 'engine')."""
+    """One of `FORMATS`."""
     precision: str
     """Precision of the networks: 'fp32' or 'fp16'."""
     base: str
@@ -138,6 +139,8 @@ class Manifest:
     """Name of the reference file beside the model."""
     reference_sha256: str | None = None
     """SHA-256 of the reference file."""
+    engine: EngineBuild | None = None
+    """How the engine was built; None for an ONNX file."""
     schema_version: int = field(default=SCHEMA_VERSION)
     """Schema of this manifest."""
 
@@ -232,6 +235,8 @@ class Manifest:
             "model_file": Path(self.model_file).name != self.model_file,
             "reference_file": self.reference_file is not None
             and Path(self.reference_file).name != self.reference_file,
+            "engine": (self.engine is not None) != (self.format == "engine")
+            or (self.engine is not None and not self.engine.is_possible()),
         }
         for name, is_wrong in wrong.items():
             if is_wrong:
@@ -323,21 +328,35 @@ def _value(annotation: str, name: str, value: Any, where: str) -> Any:
         return _record(_RECORDS[kind], value, where=f"{where}, {name}")
     if kind.startswith("tuple["):
         kinds = kind.removeprefix("tuple[").removesuffix("]").split(", ")
+        if kinds[-1] == "..." and isinstance(value, (list, tuple)):
+            kinds = kinds[:1] * len(value)
         if isinstance(value, (list, tuple)) and len(value) == len(kinds):
             return tuple(_value(inner, name, item, where) for inner, item in zip(kinds, value, strict=True))
-        raise _unusable(where, name, value, f"{len(kinds)} numbers")
+        wanted = "a list of texts" if kinds[-1] == "..." else f"{len(kinds)} numbers"
+        raise _unusable(where, name, value, wanted)
     fits = {
         "str": isinstance(value, str),
+        "bool": isinstance(value, bool),
         "int": isinstance(value, int) and not isinstance(value, bool),
         "float": isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value),
     }.get(kind, isinstance(value, dict))
     if not fits:
-        wanted = {"str": "a text", "int": "a whole number", "float": "a finite number"}.get(kind, "an object")
+        kinds_in_words = {
+            "str": "a text",
+            "bool": "true or false",
+            "int": "a whole number",
+            "float": "a finite number",
+        }
+        wanted = kinds_in_words.get(kind, "an object")
         raise _unusable(where, name, value, wanted + (" or null" if optional else ""))
     return value
 
 
-_RECORDS: dict[str, type[Any]] = {"Calibration": Calibration, "Parity": Parity}
+_RECORDS: dict[str, type[Any]] = {
+    "Calibration": Calibration,
+    "EngineBuild": EngineBuild,
+    "Parity": Parity,
+}
 
 _CALIBRATED = ("threshold", "pixel_threshold", "calibration")
 
@@ -347,6 +366,7 @@ _MEANINGS = {
     "format": f"one of {', '.join(FORMATS)}",
     "precision": f"one of {', '.join(PRECISIONS)}",
     "alignment": f"one of {', '.join(ALIGNMENTS)}",
+    "engine": "a description of the build that TensorRT could have made, for an engine and for nothing else",
     "input_hw": "two positive whole numbers",
     "std": "three numbers above 0",
     "range_floor": "a number above 0",

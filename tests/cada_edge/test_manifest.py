@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cada_edge.engine_build import EngineBuild
 from cada_edge.errors import ManifestError, ModelMismatchError, ModelNotFoundError, OutputError
 from cada_edge.files import sha256_file
 from cada_edge.manifest import SCHEMA_VERSION, Calibration, Manifest, Parity, manifest_path
@@ -262,7 +263,7 @@ def test_every_missing_key_is_named(model: Path) -> None:
         ({"pixel_threshold": "1"}, "gives pixel_threshold = '1'; wanted a finite number or null"),
         ({"precision": "fp8"}, "gives precision = 'fp8'; wanted one of fp32, fp16"),
         ({"alignment": "cadda"}, "gives alignment = 'cadda'; wanted one of none, cada"),
-        ({"format": "engin"}, "gives format = 'engin'; wanted one of onnx"),
+        ({"format": "engin"}, "gives format = 'engin'; wanted one of onnx, engine"),
         ({"schema_version": True}, "its schema_version is True"),
         ({"schema_version": 0}, "its schema_version is 0"),
     ],
@@ -305,3 +306,51 @@ def test_any_other_content_of_the_model_is_a_mismatch(model: Path, content: byte
     wanted = rf"model\.onnx has SHA-256 {got}…; its manifest describes {described}…\. .*copy both"
     with pytest.raises(ModelMismatchError, match=wanted):
         manifest.check_model_file(model)
+
+
+ENGINE = EngineBuild(
+    target="rtx",
+    tensorrt_version="1.7.1.116",
+    compute_capabilities=("8.6", "8.9", "12.0"),
+    hardware_compatibility="none",
+    batch=(1, 4, 8),
+    executed=False,
+    onnx_sha256="f" * 64,
+    options={"workspace_gib": 2.0},
+)
+
+
+def test_the_build_of_an_engine_is_read_back(model: Path) -> None:
+    manifest = dataclasses.replace(MANIFEST, format="engine", engine=ENGINE)
+    manifest.write(model)
+    assert Manifest.read(model) == manifest
+
+
+def test_a_manifest_from_before_engines_is_still_read(model: Path) -> None:
+    _rewrite_without(model, "engine")
+    assert Manifest.read(model) == MANIFEST
+
+
+@pytest.mark.parametrize(("format_", "engine"), [("engine", None), ("onnx", dataclasses.asdict(ENGINE))])
+def test_an_engine_and_only_an_engine_has_a_build(model: Path, format_: str, engine: Any) -> None:
+    _rewrite(model, format=format_, engine=engine)
+    with pytest.raises(ManifestError, match="for an engine and for nothing else"):
+        Manifest.read(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"executed": 1}, "executed = 1; wanted true or false"),
+        ({"compute_capabilities": "8.6"}, "compute_capabilities = '8.6'; wanted a list of texts"),
+        ({"compute_capabilities": [8.6]}, "compute_capabilities = 8.6; wanted a text"),
+        ({"batch": [1, 2]}, r"batch = \[1, 2\]; wanted 3 numbers"),
+        ({"batch": [1, 2, 2.5]}, "batch = 2.5; wanted a whole number"),
+        ({"gpu": 3}, "gpu = 3; wanted a text or null"),
+        ({"kernel": 3}, "engine has the unknown key 'kernel'"),
+    ],
+)
+def test_values_of_a_build_that_no_export_writes(model: Path, changes: dict[str, Any], wanted: str) -> None:
+    _rewrite(model, format="engine", engine={**dataclasses.asdict(ENGINE), **changes})
+    with pytest.raises(ManifestError, match=wanted):
+        Manifest.read(model)
