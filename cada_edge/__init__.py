@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ClosedError,
         ConfigError,
+        CudaError,
         DatasetError,
         FrameError,
         ImageReadError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         OutputError,
         SourceError,
         SourceLostError,
+        ThreadOwnerError,
         TrainingError,
     )
     from cada_edge.manifest import Manifest
@@ -46,6 +48,7 @@ __all__ = [
     "CheckpointError",
     "ClosedError",
     "ConfigError",
+    "CudaError",
     "DatasetError",
     "Detection",
     "Detector",
@@ -62,6 +65,7 @@ __all__ = [
     "OutputError",
     "SourceError",
     "SourceLostError",
+    "ThreadOwnerError",
     "TrainingError",
     "draw",
     "open_source",

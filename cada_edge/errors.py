@@ -16,7 +16,9 @@
     │   ├── ModelMismatchError                 the manifest does not describe this model file
     │   ├── CheckpointError                    a training checkpoint that cannot be used
     │   └── BackendError                       the inference engine refused the model or failed on it
+    │       └── CudaError                      no CUDA driver or GPU, or one of its calls failed
     ├── ClosedError (RuntimeError)             used after close
+    ├── ThreadOwnerError (RuntimeError)        used from a thread that does not own it
     ├── OutputError (OSError)                  a result could not be written
     ├── SourceLostError                        a live source went away and stayed away
     ├── TrainingError                          training could not go on
@@ -37,6 +39,7 @@ __all__ = [
     "CheckpointError",
     "ClosedError",
     "ConfigError",
+    "CudaError",
     "DatasetError",
     "FrameError",
     "ImageReadError",
@@ -49,6 +52,7 @@ __all__ = [
     "OutputError",
     "SourceError",
     "SourceLostError",
+    "ThreadOwnerError",
     "TrainingError",
 ]
 
@@ -117,8 +121,16 @@ class BackendError(ModelError):
     """The inference engine refused the model or failed while running it."""
 
 
+class CudaError(BackendError):
+    """There is no CUDA driver or GPU that can be used, or a call of the driver failed."""
+
+
 class ClosedError(CadaEdgeError, RuntimeError):
     """Something was used after it had been closed."""
+
+
+class ThreadOwnerError(CadaEdgeError, RuntimeError):
+    """Something that belongs to one thread was used from another."""
 
 
 class OutputError(CadaEdgeError, OSError):

@@ -21,6 +21,7 @@ EXIT_CODES = {
     "SourceError": 2,
     "ConfigError": 2,
     "ClosedError": 2,
+    "ThreadOwnerError": 2,
     "OutputError": 2,
     "CheckFailedError": 1,
     "TrainingError": 1,
@@ -30,6 +31,7 @@ EXIT_CODES = {
     "ModelMismatchError": 3,
     "CheckpointError": 3,
     "BackendError": 3,
+    "CudaError": 3,
     "SourceLostError": 4,
     "MissingExtraError": 5,
 }
@@ -44,6 +46,7 @@ BUILT_INS: dict[str, type[Exception]] = {
     "ConfigError": ValueError,
     "ModelNotFoundError": FileNotFoundError,
     "ClosedError": RuntimeError,
+    "ThreadOwnerError": RuntimeError,
     "OutputError": OSError,
     "MissingExtraError": ImportError,
 }
