@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
+import shutil
+import sys
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -251,3 +257,93 @@ def write_tiny_model() -> Callable[..., Path]:
 def tiny_model(tmp_path: Path) -> Path:
     """A model file whose numbers are known, with manifest and reference file."""
     return _write_tiny_model(tmp_path / "model" / "tiny.onnx")
+
+
+def _sibling(name: str) -> ModuleType:
+    """Load a file beside this one: what is no test has no name to be imported by."""
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cuda_double(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A double of the CUDA driver in the place of cuda-bindings and of libcuda; see cuda_double.py."""
+    doubles = _sibling("cuda_double")
+    driver = doubles.CudaDriverDouble()
+    driver.libcuda = doubles.LibcudaDouble(driver)
+    real = ctypes.CDLL
+    monkeypatch.setattr(
+        ctypes, "CDLL", lambda name, *rest, **options: driver.libcuda if "cuda" in str(name) else real(name)
+    )
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
+    return driver
+
+
+@pytest.fixture
+def pycuda_double(cuda_double: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A double of pycuda.driver over the driver's double."""
+    double = _sibling("pycuda_double").PycudaDriverDouble(cuda_double)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", double)
+    return double
+
+
+@pytest.fixture
+def make_tensorrt_double(cuda_double: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Put a double of TensorRT in its place: ``make_tensorrt_double("tensorrt_rtx", "1.7.1")``."""
+    from cada_edge.runtime import tensorrt_engine
+
+    pytest.importorskip("onnxruntime", reason="the double executes the graph with ONNX Runtime")
+
+    def make(name: str = "tensorrt", version: str = "10.3.0") -> Any:
+        double = _sibling("tensorrt_double").TensorRTDouble(cuda_double, name, version)
+        monkeypatch.setitem(sys.modules, name, double)
+        return double
+
+    # A double has a logger of its own each time; the real module's is kept, which must never be freed.
+    monkeypatch.setattr(tensorrt_engine, "message_log", tensorrt_engine.message_log.__wrapped__)
+    return make
+
+
+@pytest.fixture
+def tensorrt_double(make_tensorrt_double: Callable[..., Any]) -> Any:
+    """A double of TensorRT 10.3.0; see tensorrt_double.py."""
+    return make_tensorrt_double()
+
+
+@pytest.fixture
+def tiny_engine(tiny_model: Path) -> Path:
+    """The tiny model as the double's plan, with the manifest of an engine for it."""
+    return _as_engine(tiny_model)
+
+
+def _as_engine(model: Path, **changes: Any) -> Path:
+    from cada_edge.engine_build import EngineBuild
+
+    path = model.with_suffix(".engine")
+    shutil.copy(model, path)
+    values: dict[str, Any] = {
+        "target": "tensorrt",
+        "tensorrt_version": "10.3.0",
+        "compute_capabilities": ("8.7",),
+        "hardware_compatibility": "none",
+        "batch": (1, 2, 4),
+        "executed": True,
+    }
+    manifest = dataclasses.replace(
+        Manifest.read(model),
+        model_file=path.name,
+        format="engine",
+        engine=EngineBuild(**{**values, **changes}),
+    )
+    manifest.write(path)
+    return path
+
+
+@pytest.fixture
+def as_engine() -> Callable[..., Path]:
+    """Make an engine of the double from a model: ``as_engine(tiny_model, target="rtx")``."""
+    return _as_engine
