@@ -85,7 +85,11 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 backend_option = click.option(
-    "--backend", default="auto", show_default=True, metavar="NAME", help="auto, openvino or onnxruntime."
+    "--backend",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, openvino, onnxruntime or tensorrt (tensorrt+pycuda, tensorrt+cuda-bindings).",
 )
 threads_option = click.option(
     "--threads", type=int, default=None, show_default="the engine's choice", help="CPU threads."

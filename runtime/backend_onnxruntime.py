@@ -37,6 +37,11 @@ class OnnxRuntimeBackend:
 
         return f"onnxruntime {onnxruntime.__version__} CPU"
 
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Empty: it measures none."""
+        return {}
+
     def open(self) -> None:
         """Load the model.
 

@@ -46,6 +46,11 @@ class OpenVinoBackend:
 
         return f"openvino {openvino.__version__.split('-')[0]} CPU"
 
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Empty: it measures none."""
+        return {}
+
     def open(self) -> None:
         """Load the model.
 

@@ -74,7 +74,9 @@ class Detection:
     """File that the frame came from; None for frames that came from no file."""
 
     timings_ms: dict[str, float] = field(default_factory=dict)
-    """Milliseconds per stage (preprocess, inference, post) and in total; in a batch, of the whole batch."""
+    """Milliseconds per stage (preprocess, inference, post) and in total; in a batch, of the whole batch. An
+    engine on a GPU adds the parts of the inference by its own clock: host_to_device, compute and
+    device_to_host."""
 
     def __post_init__(self) -> None:
         for name in ("score", "raw_score"):

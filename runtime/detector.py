@@ -35,7 +35,8 @@ class Detector:
     """Score frames with an exported model; one threshold serves every kind of part.
 
     Loading happens in `open`, which ``with`` and the first call do by themselves. Calls from several threads
-    are safe and run one after another; for parallel inference give each thread a Detector of its own.
+    are safe and run one after another; for parallel inference give each thread a Detector of its own. A
+    ``.engine`` belongs to the thread that opened it: any other one gets a `ThreadOwnerError`.
 
     Example:
         >>> from cada_edge import Detector
@@ -51,15 +52,17 @@ class Detector:
         backend: str = "auto",
         threshold: float | None = None,
         threads: int | None = None,
+        score_only: bool = False,
     ) -> None:
         """Read and check the manifest; the model itself is loaded by `open`.
 
         Args:
             path: The model file; its manifest lies beside it.
-            backend: 'auto', 'openvino' or 'onnxruntime'.
+            backend: One of `cada_edge.runtime.backend.BACKENDS`.
             threshold: A score above it is anomalous; None takes the manifest's. Without either, scores are
                 delivered and `Detection.is_anomalous` is None.
             threads: CPU threads; None for the engine's own choice.
+            score_only: For a ``.engine``: leave the map on the GPU; `Detection.anomaly_map` is then None.
 
         Raises:
             ModelNotFoundError: There is no model file.
@@ -76,7 +79,7 @@ class Detector:
         self.threshold = self.manifest.threshold if threshold is None else _threshold_of(threshold)
         own = None if threshold is not None else self.manifest.pixel_threshold
         self.pixel_threshold = self.threshold if own is None else own
-        self._backend: Backend = choose_backend(self.path, backend, threads=threads)
+        self._backend: Backend = choose_backend(self.path, backend, threads=threads, score_only=score_only)
         self._lock = threading.RLock()
         self._state = "new"
 
@@ -102,7 +105,7 @@ class Detector:
         Raises:
             ClosedError: It has been closed.
             ModelMismatchError: The file is not the one that the manifest describes.
-            BackendError: The engine refuses the file.
+            BackendError: The engine refuses the file, or does not fit this machine.
         """
         with self._lock:
             if self._state == "open":
@@ -116,16 +119,20 @@ class Detector:
                     f"this runtime has {RESIZE_NAME!r}. Upgrade cada-edge, or export the checkpoint again."
                 )
             self._backend.open()
-            if self._backend.spec.size_hw != self.size_hw:
-                got, wanted = self._backend.spec.size_hw, self.size_hw
+            try:
+                self._check_and_warm_up()
+            except BaseException:
                 self._backend.close()
-                raise ModelMismatchError(
-                    f"The model {self.path} takes frames of {got}; its manifest says {wanted}. "
-                    "Export the checkpoint again."
-                )
-            # Engines allocate and tune on their first run: let that be now, not on the first part.
-            self._backend.infer(np.zeros((1, *self.size_hw, 3), np.uint8))
+                raise
             self._state = "open"
+            engine = self.manifest.engine
+            if engine is not None and not engine.executed:
+                _log.warning(
+                    "%s was built where it could not be run: its scores have not been checked on a GPU. "
+                    "Check them with: cada-edge verify %s",
+                    self.path,
+                    self.path,
+                )
             if self.threshold is None:
                 _log.warning(
                     "%s has no threshold: scores are delivered, is_anomalous is None. "
@@ -134,6 +141,16 @@ class Detector:
                     self.path,
                 )
             return self
+
+    def _check_and_warm_up(self) -> None:
+        got, wanted = self._backend.spec.size_hw, self.size_hw
+        if got != wanted:
+            raise ModelMismatchError(
+                f"The model {self.path} takes frames of {got}; its manifest says {wanted}. "
+                "Export the checkpoint again."
+            )
+        # Engines allocate and tune on their first run: let that be now, not on the first part.
+        self._backend.infer(np.zeros((1, *wanted, 3), np.uint8))
 
     def __enter__(self) -> Self:
         return self.open()
@@ -195,6 +212,7 @@ class Detector:
                 started += prepared_again - prepared
                 prepared = prepared_again
             outputs = self._backend.infer(batch)
+            stages_ms = self._backend.stages_ms
         inferred = time.perf_counter()
         detections = self._detections(outputs, records)
         ended = time.perf_counter()
@@ -203,6 +221,7 @@ class Detector:
             "inference": (inferred - prepared) * 1e3,
             "post": (ended - inferred) * 1e3,
             "total": (ended - started) * 1e3,
+            **stages_ms,
         }
         for detection in detections:
             detection.timings_ms.update(timings)
@@ -245,7 +264,7 @@ class Detector:
                     is_anomalous=None if self.threshold is None else score > self.threshold,
                     raw_score=score * (maximum - mean) + mean,
                     alignment_clamped=is_aligned and _is_clamped(mean, maximum, self.manifest.range_floor),
-                    anomaly_map=outputs.anomaly_map[row],
+                    anomaly_map=outputs.anomaly_map[row] if outputs.anomaly_map.size else None,
                     pixel_threshold=self.pixel_threshold,
                     frame_index=None if record is None else record.index,
                     source_id=None if record is None else record.source_id,

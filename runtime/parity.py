@@ -180,8 +180,11 @@ def verify(model_path: str | Path, *, backend: str = "auto", threads: int | None
     manifest = manifest.reread(model_path)
     if manifest.parity is not None and manifest.parity.auroc_drift is not None:
         parity = dataclasses.replace(parity, auroc_drift=manifest.parity.auroc_drift, auroc_drift_reason=None)
+    build = manifest.engine
+    if build is not None:
+        build = dataclasses.replace(build, executed=True)
     try:
-        dataclasses.replace(manifest, parity=parity).write(model_path)
+        dataclasses.replace(manifest, parity=parity, engine=build).write(model_path)
     except OutputError as error:
         _log.warning("Parity holds, but the manifest keeps its old figures. %s", error)
     return parity

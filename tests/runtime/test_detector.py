@@ -282,7 +282,7 @@ def test_bad_options(tiny_model: Path, options: dict[str, Any], message: str) ->
 def test_another_extension_is_refused(tiny_model: Path) -> None:
     other = tiny_model.rename(tiny_model.with_suffix(".h5"))
     dataclasses.replace(Manifest.read(_with_manifest(tiny_model, other)), model_file=other.name).write(other)
-    with pytest.raises(ConfigError, match=r"has the extension '.h5'; wanted .onnx"):
+    with pytest.raises(ConfigError, match=r"has the extension '.h5'; wanted .onnx or .engine"):
         Detector(other)
 
 
