@@ -241,5 +241,19 @@ def inspect(model: Path, as_json: bool) -> None:
     )
 
 
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Show what this machine has for running models, and how to get what is missing."""
+    from cada_edge.runtime.doctor import examine
+
+    findings = examine()
+    print_result(
+        {"findings": [dataclasses.asdict(finding) for finding in findings]},
+        as_json=as_json,
+        text=lambda: "\n".join(map(str, findings)),
+    )
+
+
 for _command in (train, export, demo, reproduce):
     main.add_command(_command)

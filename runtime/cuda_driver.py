@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from cada_edge.errors import CudaError
 
-__all__ = ["DriverInfo", "load_driver", "require_gpu", "restored_context"]
+__all__ = ["DriverInfo", "gpus", "load_driver", "require_gpu", "restored_context"]
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -31,6 +31,9 @@ _REMEDIES = {
     804: "The CUDA compatibility package does not know this GPU: remove cuda-compat, or update the driver.",
     999: "The kernel module may be gone, as after an update or a sleep: restart the machine.",
 }
+
+# CUdevice_attribute, from CUDA's driver API.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 
 class DriverInfo(NamedTuple):
@@ -79,6 +82,35 @@ def require_gpu(load: Callable[[], Any] = load_driver) -> DriverInfo:
         )
     driver.cuDriverGetVersion(ctypes.byref(version))
     return DriverInfo((version.value // 1000, version.value % 1000 // 10), count.value)
+
+
+def gpus(load: Callable[[], Any] = load_driver) -> list[tuple[str, tuple[int, int]]]:
+    """Name every GPU with its compute capability, after `require_gpu`.
+
+    Args:
+        load: What loads the driver's library.
+
+    Raises:
+        CudaError: The driver does not tell.
+    """
+    driver = load()
+    found = []
+    for ordinal in range(require_gpu(lambda: driver).devices):
+        device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+        major, minor = ctypes.c_int(0), ctypes.c_int(0)
+        codes = (
+            int(driver.cuDeviceGet(ctypes.byref(device), ordinal)),
+            int(driver.cuDeviceGetName(name, 256, device)),
+            int(driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)),
+            int(driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)),
+        )
+        if any(codes):
+            raise CudaError(
+                f"The CUDA driver does not describe GPU {ordinal} (codes {codes}); wanted name and compute "
+                "capability. Restart the machine, or install the driver again."
+            )
+        found.append((name.value.decode(errors="replace"), (major.value, minor.value)))
+    return found
 
 
 @contextmanager

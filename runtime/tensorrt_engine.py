@@ -74,7 +74,7 @@ def load_tensorrt(target: str) -> Any:
                 "environment with: python3 -m venv --system-site-packages .venv"
             )
         package = "tensorrt-rtx" if target == "rtx" else "tensorrt"
-        raise MissingExtraError(f"Running an engine for {target}", package, target)
+        raise MissingExtraError("Running this engine", package, target)
     try:
         module: Any = import_module(name)
     except (ImportError, OSError, RuntimeError) as error:

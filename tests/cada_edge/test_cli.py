@@ -17,6 +17,7 @@ from cada_edge.cli import main
 COMMANDS = (
     "calibrate",
     "demo",
+    "doctor",
     "eval",
     "export",
     "inspect",

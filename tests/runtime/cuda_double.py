@@ -293,6 +293,7 @@ class LibcudaDouble:
     def __init__(self, driver: CudaDriverDouble) -> None:
         self._driver = driver
         self.init_code = 0
+        self.name_code = 0
 
     def cuInit(self, flags: int) -> int:
         return self.init_code
@@ -303,6 +304,18 @@ class LibcudaDouble:
 
     def cuDriverGetVersion(self, version: Any) -> int:
         version._obj.value = 12060
+        return 0
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:
+        device._obj.value = ordinal
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, device: Any) -> int:
+        name.value = f"Double GPU {device.value}".encode()
+        return self.name_code
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:
+        value._obj.value = self._driver.capability[attribute - 75]
         return 0
 
     def cuCtxGetCurrent(self, context: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cada_edge.errors import CudaError
-from cada_edge.runtime.cuda_driver import DriverInfo, load_driver, require_gpu, restored_context
+from cada_edge.runtime.cuda_driver import DriverInfo, gpus, load_driver, require_gpu, restored_context
 
 
 def test_a_driver_with_a_gpu(cuda_double: Any) -> None:
@@ -50,6 +50,17 @@ def test_a_driver_without_a_gpu(cuda_double: Any) -> None:
     cuda_double.devices = 0
     with pytest.raises(CudaError, match=r"sees 0 GPUs .*wanted at least one.*nvidia-smi"):
         require_gpu()
+
+
+def test_every_gpu_is_named(cuda_double: Any) -> None:
+    cuda_double.devices = 2
+    assert gpus() == [("Double GPU 0", (8, 7)), ("Double GPU 1", (8, 7))]
+
+
+def test_a_gpu_that_is_not_described(cuda_double: Any) -> None:
+    cuda_double.libcuda.name_code = 1
+    with pytest.raises(CudaError, match=r"does not describe GPU 0 \(codes \(0, 1, 0, 0\)\).*Restart"):
+        gpus()
 
 
 @pytest.mark.parametrize("before", [[], [7], [7, 8]])
