@@ -63,7 +63,7 @@ def test_train_eval_export_predict(base: str, line: Path, tmp_path: Path) -> Non
     del checkpoint
 
     figures = json.loads(_run("eval", run / "checkpoint.pt", line, "--device", "cpu", "--json"))
-    assert set(figures["mixed"]) == {"i_auroc", "i_ap", "p_auroc", "p_ap"}
+    assert set(figures["mixed"]) == {"i_auroc", "i_ap", "p_auroc", "p_ap", "aupro"}
     exported = json.loads(_run("export", run / "checkpoint.pt", "--out", model, "--json"))
     assert exported["parity"]["max_score_difference"] <= exported["parity"]["score_limit"]
     rows = _run(
