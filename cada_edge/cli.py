@@ -21,6 +21,7 @@ from cada_edge.cli_reproduce import reproduce
 from cada_edge.cli_training import demo, export, train
 from cada_edge.errors import CadaEdgeError, ConfigError
 from cada_edge.extras import require_extra
+from cada_edge.manifest import Manifest
 from cada_edge.options import (
     backend_option,
     format_parity,
@@ -230,15 +231,27 @@ main.add_command(predict, "stream")
 @json_option
 def inspect(model: Path, as_json: bool) -> None:
     """Show what MODEL is: its manifest, checked against the file."""
-    from cada_edge.manifest import Manifest
-
     manifest = Manifest.read(model)
     manifest.check_model_file(model)
+    fields = {**dataclasses.asdict(manifest), "notes": _notes(manifest)}
     print_result(
-        manifest,
+        fields,
         as_json=as_json,
-        text=lambda: "\n".join(f"{name:20}{value}" for name, value in dataclasses.asdict(manifest).items()),
+        text=lambda: "\n".join(
+            [f"{name:20}{value}" for name, value in fields.items() if name != "notes"]
+            + [f"note: {note}" for note in fields["notes"]]
+        ),
     )
+
+
+def _notes(manifest: Manifest) -> list[str]:
+    """Say what the fields do not say by themselves."""
+    if manifest.frame_hw is None or manifest.format != "onnx":
+        return []
+    return [
+        f"The graph resizes frames of {manifest.frame_hw[0]}x{manifest.frame_hw[1]} itself, which is meant "
+        "for a GPU. On a CPU OpenCV resizes faster: export without --frame-size there."
+    ]
 
 
 @main.command()
