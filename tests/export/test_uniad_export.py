@@ -55,7 +55,7 @@ def test_training_prints_the_scale_of_both_maps(
     for record in caplog.records:
         if match := re.fullmatch(pattern, record.getMessage()):
             found[match[1]] = (float(match[2]), float(match[3]))
-    assert list(found) == ["", "distance mse: ", "distance l2: "]
+    assert list(found) == ["distance mse: ", "distance l2: ", ""]
     # The run's own map is l2's, over the same 24 images, and its figure was measured on another way.
     assert found[""] == pytest.approx(found["distance l2: "], rel=2e-3)
     assert found["distance mse: "] != pytest.approx(found["distance l2: "], rel=0.5)
