@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ __all__ = ["demo", "export", "train"]
 @click.option("--resume", is_flag=True, help="Go on from the run folder's last state.")
 @click.option("--overwrite", is_flag=True, help="Start again in a folder that holds an earlier run.")
 @click.option("--keep-features", is_flag=True, help="Keep the aligner's cached features.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's scalars into the run folder too.")
 @config_options(
     TrainConfig,
     {
@@ -71,7 +73,9 @@ __all__ = ["demo", "export", "train"]
         "amp": "bf16 mixed precision: auto (on CUDA), on or off.",
         "threads": "CPU threads.",
         "cache_features": "Keep the encoder's features in memory: auto, on or off.",
+        "compile": "Compile the base's loss with torch.compile; needs a compiler.",
         "save_every": "Iterations between two resumable states.",
+        "log_every": "Iterations between two rows of log.jsonl.",
     },
 )
 @click.option(
@@ -93,20 +97,29 @@ def train(
     resume: bool,
     overwrite: bool,
     keep_features: bool,
+    tensorboard: bool,
     base_options: tuple[str, ...],
     aligner_iterations: int | None,
     layout: str,
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Train on the good parts in DATA, all kinds mixed, no labels."""
+    """Train on the good parts in DATA, all kinds mixed, no labels.
+
+    Under torchrun several processes share each batch: torchrun --nproc-per-node 4 -m cada_edge train DATA
+    """
     require_extra("Training", "torch", "train")
     from cada_edge.runtime.datasets import index_dataset
     from cada_edge.trainer.base_method import configure
     from cada_edge.trainer.config import load_yaml
     from cada_edge.trainer.fit import fit
+    from cada_edge.trainer.processes import launched_place
     from cada_edge.trainer.progress import ProgressBars
 
+    leads = launched_place().leads
+    if not leads:
+        # What the first process says is said once.
+        logging.getLogger("cada_edge").setLevel(logging.ERROR)
     merged = {**({} if config_file is None else load_yaml(config_file)), **given(values)}
     # An aligner that is no mapping is left to the configuration, which names it.
     if aligner_iterations is not None and isinstance(merged.get("aligner", {}), dict):
@@ -122,8 +135,11 @@ def train(
             resume=resume,
             overwrite=overwrite,
             keep_features=keep_features,
+            tensorboard=tensorboard,
             progress=bars.update,
         )
+    if not leads:
+        return
     print_result(
         result,
         as_json=as_json,

@@ -42,8 +42,14 @@ def config_options(cls: type, helps: Mapping[str, str]) -> Callable[[_Command], 
         for name in reversed(list(helps)):
             item = fields[name]
             default = "none" if item.default is None else str(item.default)
+            flag = f"--{name.replace('_', '-')}"
+            if str(item.type) == "bool":
+                off = f"{flag}/--no-{flag.removeprefix('--')}"
+                shown = "on" if item.default else "off"
+                command = click.option(off, name, default=None, show_default=shown, help=helps[name])(command)
+                continue
             option = click.option(
-                f"--{name.replace('_', '-')}",
+                flag,
                 name,
                 type=_TYPES[str(item.type)],
                 default=None,

@@ -29,7 +29,7 @@ def decode(
     *,
     resize_name: str = RESIZE_NAME,
     spill: Path | None = None,
-    memory_limit: int = MEMORY_LIMIT_BYTES,
+    memory_limit: int | None = None,
 ) -> NDArray[np.uint8]:
     """Decode and preprocess images once.
 
@@ -38,7 +38,7 @@ def decode(
         size: Side of the network input, in pixels.
         resize_name: One of `cada_edge.runtime.preprocess.RESIZES`.
         spill: File to map when the images take more than the limit.
-        memory_limit: Bytes.
+        memory_limit: Bytes; None for `MEMORY_LIMIT_BYTES`.
 
     Returns:
         uint8 (N, size, size, 3), BGR, in the samples' order.
@@ -53,7 +53,8 @@ def decode(
             paths = [sample.image for sample in samples[start : start + _CHUNK]]
             yield load_images(paths, (size, size), resize_name=resize_name)
 
-    if spill is not None and len(samples) * size * size * 3 > memory_limit:
+    limit = MEMORY_LIMIT_BYTES if memory_limit is None else memory_limit
+    if spill is not None and len(samples) * size * size * 3 > limit:
         return write_rows(spill, parts(), len(samples))
     frames = np.empty((len(samples), size, size, 3), np.uint8)
     done = 0
