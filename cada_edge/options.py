@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ __all__ = [
     "layout_option",
     "named_values",
     "print_result",
+    "size_hw",
     "threads_option",
 ]
 
@@ -81,6 +83,24 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def size_hw(text: str) -> tuple[int, int]:
+    """Read HEIGHTxWIDTH.
+
+    Raises:
+        ConfigError: It is not of that form.
+
+    Example:
+        >>> size_hw("1080x1920")
+        (1080, 1920)
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
+    if found is None:
+        raise ConfigError(
+            f"the size {text!r} came; wanted HEIGHTxWIDTH in pixels, as 1080x1920: 1080 rows of 1920."
+        )
+    return int(found[1]), int(found[2])
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
