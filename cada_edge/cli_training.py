@@ -19,6 +19,7 @@ from cada_edge.options import (
     layout_option,
     named_values,
     print_result,
+    size_hw,
     threads_option,
 )
 from cada_edge.runtime.preprocess import RESIZES
@@ -177,6 +178,13 @@ def train(
     "--alignment", default=None, show_default="the checkpoint's own", help="'none' leaves the alignment out."
 )
 @click.option(
+    "--frame-size",
+    default=None,
+    metavar="HxW",
+    show_default="frames of any size, resized on the CPU",
+    help="The camera's resolution, as 1080x1920: frames go in as they are, the graph resizes (for GPUs).",
+)
+@click.option(
     "--data", type=click.Path(path_type=Path), default=None, help="Data set to measure the AUROC drift on."
 )
 @layout_option
@@ -188,6 +196,7 @@ def export(
     precision: str,
     backend: str,
     alignment: str | None,
+    frame_size: str | None,
     data: Path | None,
     layout: str,
     as_json: bool,
@@ -200,7 +209,12 @@ def export(
     result = export_onnx(
         checkpoint,
         out,
-        ExportConfig(precision=precision, backend=backend, alignment=alignment),
+        ExportConfig(
+            precision=precision,
+            backend=backend,
+            alignment=alignment,
+            frame_hw=None if frame_size is None else size_hw(frame_size),
+        ),
         data=None if data is None else index_dataset(data, layout=layout),
     )
     print_result(

@@ -23,6 +23,7 @@ __all__ = [
     "named_values",
     "print_result",
     "read_bytes",
+    "size_hw",
     "threads_option",
 ]
 
@@ -113,6 +114,24 @@ def read_bytes(ctx: click.Context | None, param: click.Parameter | None, text: s
             f"{text!r} came; wanted a number with its unit, as 512MiB, 2GiB or 1.5GB.", ctx, param
         )
     return int(float(found[1]) * _BYTES_OF_UNIT[found[2]])
+
+
+def size_hw(text: str) -> tuple[int, int]:
+    """Read HEIGHTxWIDTH.
+
+    Raises:
+        ConfigError: It is not of that form.
+
+    Example:
+        >>> size_hw("1080x1920")
+        (1080, 1920)
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
+    if found is None:
+        raise ConfigError(
+            f"the size {text!r} came; wanted HEIGHTxWIDTH in pixels, as 1080x1920: 1080 rows of 1920."
+        )
+    return int(found[1]), int(found[2])
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
