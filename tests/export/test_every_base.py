@@ -75,8 +75,8 @@ def test_any_batch(base: str, precision: str, checkpoint_of: Callable[[str], Pat
     checkpoint = checkpoint_of(base)
     model = export_onnx(checkpoint, tmp_path / "model.onnx", ExportConfig(precision=precision)).model
     frames = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), np.uint8)
+    trained = load_checkpoint(checkpoint).model
     with torch.inference_mode():
-        trained = load_checkpoint(checkpoint).model
         outputs = [trained(torch.from_numpy(frame)[None]) for frame in frames]
     score, maps, stats = (torch.cat(column).numpy() for column in zip(*outputs, strict=True))
     tolerance = {"fp32": 1e-4, "fp16": 1e-2}[precision]
