@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from cada_edge.cli_reproduce import reproduce
 from cada_edge.cli_training import demo, export, train
 from cada_edge.errors import CadaEdgeError, ConfigError
 from cada_edge.extras import require_extra
+from cada_edge.manifest import Manifest
 from cada_edge.options import (
     backend_option,
     format_parity,
     json_option,
     layout_option,
     print_result,
+    read_bytes,
     threads_option,
 )
 
@@ -88,6 +91,20 @@ def main(verbose: bool) -> None:
 @click.option(
     "--device", default="auto", show_default=True, help="For a checkpoint: auto, cpu, cuda or cuda:N."
 )
+@click.option(
+    "--max-memory",
+    callback=read_bytes,
+    default=None,
+    metavar="SIZE",
+    show_default="no limit",
+    help="For pixel scores, as 2GiB; more goes to a temporary file in TMPDIR.",
+)
+@click.option(
+    "--save-maps",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="New folder for the anomaly maps: IMAGE.npy, float32, below the image's own path.",
+)
 @backend_option
 @threads_option
 @layout_option
@@ -103,26 +120,21 @@ def evaluate(model: Path, data: Path, layout: str, as_json: bool, **options: Any
         require_extra("Evaluating a checkpoint", "torch", "train")
         from cada_edge.trainer.evaluate_checkpoint import evaluate_checkpoint
 
-        evaluation = evaluate_checkpoint(
-            model,
-            index,
-            alignment=options["alignment"],
-            threshold=options["threshold"],
-            mask_convention=options["mask_convention"],
-            resize_name=options["resize_name"],
-            device=options["device"],
-        )
+        run = partial(evaluate_checkpoint, resize_name=options["resize_name"], device=options["device"])
     else:
         from cada_edge.runtime.evaluate_model import evaluate_model
 
-        evaluation = evaluate_model(
+        run = partial(evaluate_model, backend=options["backend"], threads=options["threads"])
+    with click.progressbar(length=len(index.test), label="evaluate", show_pos=True, file=sys.stderr) as bar:
+        evaluation = run(
             model,
             index,
             alignment=options["alignment"],
             threshold=options["threshold"],
             mask_convention=options["mask_convention"],
-            backend=options["backend"],
-            threads=options["threads"],
+            max_memory_bytes=options["max_memory"],
+            save_maps=options["save_maps"],
+            progress=lambda done, total: bar.update(1),
         )
     print_result(evaluation.to_dict(), as_json=as_json, text=evaluation.to_text)
 
@@ -230,15 +242,27 @@ main.add_command(predict, "stream")
 @json_option
 def inspect(model: Path, as_json: bool) -> None:
     """Show what MODEL is: its manifest, checked against the file."""
-    from cada_edge.manifest import Manifest
-
     manifest = Manifest.read(model)
     manifest.check_model_file(model)
+    fields = {**dataclasses.asdict(manifest), "notes": _notes(manifest)}
     print_result(
-        manifest,
+        fields,
         as_json=as_json,
-        text=lambda: "\n".join(f"{name:20}{value}" for name, value in dataclasses.asdict(manifest).items()),
+        text=lambda: "\n".join(
+            [f"{name:20}{value}" for name, value in fields.items() if name != "notes"]
+            + [f"note: {note}" for note in fields["notes"]]
+        ),
     )
+
+
+def _notes(manifest: Manifest) -> list[str]:
+    """Say what the fields do not say by themselves."""
+    if manifest.frame_hw is None or manifest.format != "onnx":
+        return []
+    return [
+        f"The graph resizes frames of {manifest.frame_hw[0]}x{manifest.frame_hw[1]} itself, which is meant "
+        "for a GPU. On a CPU OpenCV resizes faster: export without --frame-size there."
+    ]
 
 
 @main.command()

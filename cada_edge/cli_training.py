@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cada_edge.options import (
     layout_option,
     named_values,
     print_result,
+    size_hw,
     threads_option,
 )
 from cada_edge.runtime.preprocess import RESIZES
@@ -46,6 +48,7 @@ __all__ = ["demo", "export", "train"]
 @click.option("--resume", is_flag=True, help="Go on from the run folder's last state.")
 @click.option("--overwrite", is_flag=True, help="Start again in a folder that holds an earlier run.")
 @click.option("--keep-features", is_flag=True, help="Keep the aligner's cached features.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's scalars into the run folder too.")
 @config_options(
     TrainConfig,
     {
@@ -71,7 +74,9 @@ __all__ = ["demo", "export", "train"]
         "amp": "bf16 mixed precision: auto (on CUDA), on or off.",
         "threads": "CPU threads.",
         "cache_features": "Keep the encoder's features in memory: auto, on or off.",
+        "compile": "Compile the base's loss with torch.compile; needs a compiler.",
         "save_every": "Iterations between two resumable states.",
+        "log_every": "Iterations between two rows of log.jsonl.",
     },
 )
 @click.option(
@@ -93,20 +98,29 @@ def train(
     resume: bool,
     overwrite: bool,
     keep_features: bool,
+    tensorboard: bool,
     base_options: tuple[str, ...],
     aligner_iterations: int | None,
     layout: str,
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Train on the good parts in DATA, all kinds mixed, no labels."""
+    """Train on the good parts in DATA, all kinds mixed, no labels.
+
+    Under torchrun several processes share each batch: torchrun --nproc-per-node 4 -m cada_edge train DATA
+    """
     require_extra("Training", "torch", "train")
     from cada_edge.runtime.datasets import index_dataset
     from cada_edge.trainer.base_method import configure
     from cada_edge.trainer.config import load_yaml
     from cada_edge.trainer.fit import fit
+    from cada_edge.trainer.processes import launched_place
     from cada_edge.trainer.progress import ProgressBars
 
+    leads = launched_place().leads
+    if not leads:
+        # What the first process says is said once.
+        logging.getLogger("cada_edge").setLevel(logging.ERROR)
     merged = {**({} if config_file is None else load_yaml(config_file)), **given(values)}
     # An aligner that is no mapping is left to the configuration, which names it.
     if aligner_iterations is not None and isinstance(merged.get("aligner", {}), dict):
@@ -122,8 +136,11 @@ def train(
             resume=resume,
             overwrite=overwrite,
             keep_features=keep_features,
+            tensorboard=tensorboard,
             progress=bars.update,
         )
+    if not leads:
+        return
     print_result(
         result,
         as_json=as_json,
@@ -161,6 +178,13 @@ def train(
     "--alignment", default=None, show_default="the checkpoint's own", help="'none' leaves the alignment out."
 )
 @click.option(
+    "--frame-size",
+    default=None,
+    metavar="HxW",
+    show_default="frames of any size, resized on the CPU",
+    help="The camera's resolution, as 1080x1920: frames go in as they are, the graph resizes (for GPUs).",
+)
+@click.option(
     "--data", type=click.Path(path_type=Path), default=None, help="Data set to measure the AUROC drift on."
 )
 @layout_option
@@ -172,6 +196,7 @@ def export(
     precision: str,
     backend: str,
     alignment: str | None,
+    frame_size: str | None,
     data: Path | None,
     layout: str,
     as_json: bool,
@@ -184,7 +209,12 @@ def export(
     result = export_onnx(
         checkpoint,
         out,
-        ExportConfig(precision=precision, backend=backend, alignment=alignment),
+        ExportConfig(
+            precision=precision,
+            backend=backend,
+            alignment=alignment,
+            frame_hw=None if frame_size is None else size_hw(frame_size),
+        ),
         data=None if data is None else index_dataset(data, layout=layout),
     )
     print_result(

@@ -99,7 +99,7 @@ class Manifest:
     encoder: str
     """timm name and tag of the encoder, or the name of a bundled one."""
     input_hw: tuple[int, int]
-    """Height and width of the input frames, in pixels."""
+    """Height and width of the network's input, in pixels."""
     resize: str
     """Name of the resize that the runtime must use: `cada_edge.runtime.preprocess.RESIZE_NAME`."""
     mean: tuple[float, float, float]
@@ -139,6 +139,9 @@ class Manifest:
     """Name of the reference file beside the model."""
     reference_sha256: str | None = None
     """SHA-256 of the reference file."""
+    frame_hw: tuple[int, int] | None = None
+    """Height and width of the frames that the file takes and resizes in its graph, in pixels; None: it takes
+    frames of `input_hw`."""
     engine: EngineBuild | None = None
     """How the engine was built; None for an ONNX file."""
     schema_version: int = field(default=SCHEMA_VERSION)
@@ -225,6 +228,7 @@ class Manifest:
         positive = self.input_hw[0] > 0 and self.input_hw[1] > 0
         wrong = {
             "input_hw": not positive,
+            "frame_hw": self.frame_hw is not None and min(self.frame_hw) < 1,
             "std": not all(value > 0 for value in self.std),
             "range_floor": not self.range_floor > 0,
             "top_fraction": not 0 <= self.top_fraction <= 1,
@@ -368,6 +372,7 @@ _MEANINGS = {
     "alignment": f"one of {', '.join(ALIGNMENTS)}",
     "engine": "a description of the build that TensorRT could have made, for an engine and for nothing else",
     "input_hw": "two positive whole numbers",
+    "frame_hw": "two positive whole numbers, or null",
     "std": "three numbers above 0",
     "range_floor": "a number above 0",
     "top_fraction": "a number from 0 to 1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,12 +22,18 @@ __all__ = [
     "layout_option",
     "named_values",
     "print_result",
+    "read_bytes",
+    "size_hw",
     "threads_option",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "int | None": int, "str | None": str}
+_BYTES_OF_UNIT = {
+    **{"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40},
+    **{"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
+}
 
 
 def config_options(cls: type, helps: Mapping[str, str]) -> Callable[[_Command], _Command]:
@@ -42,8 +49,14 @@ def config_options(cls: type, helps: Mapping[str, str]) -> Callable[[_Command], 
         for name in reversed(list(helps)):
             item = fields[name]
             default = "none" if item.default is None else str(item.default)
+            flag = f"--{name.replace('_', '-')}"
+            if str(item.type) == "bool":
+                off = f"{flag}/--no-{flag.removeprefix('--')}"
+                shown = "on" if item.default else "off"
+                command = click.option(off, name, default=None, show_default=shown, help=helps[name])(command)
+                continue
             option = click.option(
-                f"--{name.replace('_', '-')}",
+                flag,
                 name,
                 type=_TYPES[str(item.type)],
                 default=None,
@@ -81,6 +94,44 @@ def named_values(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def read_bytes(ctx: click.Context | None, param: click.Parameter | None, text: str | None) -> int | None:
+    """Read an amount of memory with its unit: the callback of an option.
+
+    Raises:
+        BadParameter: The number or the unit is missing, or the unit is unknown.
+
+    Example:
+        >>> read_bytes(None, None, "1.5GiB")
+        1610612736
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
+    if found is None or found[2] not in _BYTES_OF_UNIT:
+        raise click.BadParameter(
+            f"{text!r} came; wanted a number with its unit, as 512MiB, 2GiB or 1.5GB.", ctx, param
+        )
+    return int(float(found[1]) * _BYTES_OF_UNIT[found[2]])
+
+
+def size_hw(text: str) -> tuple[int, int]:
+    """Read HEIGHTxWIDTH.
+
+    Raises:
+        ConfigError: It is not of that form.
+
+    Example:
+        >>> size_hw("1080x1920")
+        (1080, 1920)
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
+    if found is None:
+        raise ConfigError(
+            f"the size {text!r} came; wanted HEIGHTxWIDTH in pixels, as 1080x1920: 1080 rows of 1920."
+        )
+    return int(found[1]), int(found[2])
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cada_edge.errors import ConfigError
+from cada_edge.export.frame_resize import FrameResize
+from cada_edge.export.precision import halve
 from cada_edge.manifest import PRECISIONS
 from cada_edge.trainer.model import TrainedModel
 
@@ -20,12 +22,20 @@ INPUT_NAME = "frames"
 class FusedGraph(nn.Module):
     """A trained model as it is exported; with fp16 the networks compute in half, all around them in fp32."""
 
-    def __init__(self, model: TrainedModel, *, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        *,
+        precision: str = "fp32",
+        frame_hw: tuple[int, int] | None = None,
+    ) -> None:
         """Copy the model.
 
         Args:
             model: In eval mode; not changed.
             precision: One of `PRECISIONS`.
+            frame_hw: Height and width of the camera's frames, which the graph then resizes; None for frames
+                of the network's own size.
 
         Raises:
             ConfigError: Another precision.
@@ -35,17 +45,15 @@ class FusedGraph(nn.Module):
             raise ConfigError(f"precision {precision!r} came; wanted one of {', '.join(PRECISIONS)}.")
         self.precision = precision
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        size = self.model.scorer.size
+        self.frame_hw = (size, size) if frame_hw is None else frame_hw
+        self.resize = FrameResize(self.frame_hw, size)
         if precision == "fp16":
-            self.model.base.half()
-            if self.model.regressor is not None:
-                # The layers, not the table of a class predictor: statistics stay in fp32.
-                for layer in self.model.regressor.modules():
-                    if not list(layer.children()):
-                        layer.half()
+            halve(self.model)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score uint8 (N, S, S, 3) BGR: float32 score (N,), anomaly_map (N, S, S) and stats (N, 2)."""
-        images = self.model.normalize(frames)
+        """Score uint8 (N, H, W, 3) BGR: float32 score (N,), anomaly_map (N, S, S) and stats (N, 2)."""
+        images = self.model.normalize.of_planes(self.resize(frames))
         if self.precision == "fp16":
             images = images.half()
         maps, bottleneck = self.model.base(images)

@@ -9,31 +9,37 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cada_edge.errors import CadaEdgeError, CheckFailedError, ConfigError, MissingExtraError, OutputError
 from cada_edge.export.graph import INPUT_NAME, FusedGraph
+from cada_edge.export.precision import put_sums_into_fp32
+from cada_edge.export.reference import at_network_size, reference_of, run_torch
 from cada_edge.files import sha256_file
 from cada_edge.manifest import PRECISIONS, Manifest, Parity, manifest_path
 from cada_edge.runtime.backend import OUTPUT_NAMES, Backend, choose_backend
-from cada_edge.runtime.datasets import DatasetIndex
+from cada_edge.runtime.datasets import DatasetIndex, load_images
 from cada_edge.runtime.metrics import auroc
 from cada_edge.runtime.parity import Reference, replay, write_reference
 from cada_edge.runtime.preprocess import RESIZE_NAME
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint, package_versions
-from cada_edge.trainer.data import decode
-from cada_edge.trainer.model import TrainedModel, exact_fp32
+from cada_edge.trainer.model import TrainedModel
 
-__all__ = ["ExportConfig", "ExportResult", "export_onnx", "reference_of"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["ExportConfig", "ExportResult", "export_onnx"]
 
 _log = logging.getLogger(__name__)
 
-_OPSET = 18
+_OPSETS = {"fp32": 18, "fp16": 20}
+"""From 20 on GELU is one operator. Taken apart, as before, 1 + erf(x) would be rounded to half precision."""
 _DRIFT_LIMIT_POINTS = 0.2
 _DRIFT_IMAGES = 100
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class ExportConfig:
     """Engine of the parity check."""
     alignment: str | None = None
     """None for the checkpoint's own; 'none' leaves the alignment out, and with it the threshold."""
+    frame_hw: tuple[int, int] | None = None
+    """Height and width of the camera's frames, in pixels, which the file then takes as they are and resizes
+    in its graph; None for frames of the network's size, to which the runtime resizes any frame."""
 
     def __post_init__(self) -> None:
         if self.alignment == "class-aware":
@@ -55,6 +64,11 @@ class ExportConfig:
             )
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision {self.precision!r} came; wanted one of {', '.join(PRECISIONS)}.")
+        if self.frame_hw is not None and min(self.frame_hw) < 1:
+            raise ConfigError(
+                f"frame size {self.frame_hw[0]}x{self.frame_hw[1]} came; wanted height and width of the "
+                "camera's frames, at least 1 pixel each. Pass --frame-size 1080x1920."
+            )
 
 
 @dataclass(frozen=True)
@@ -117,13 +131,13 @@ def export_onnx(
             f"comparisons with the paper; wanted {RESIZE_NAME}, by which the runtime resizes a camera's "
             "frames: scores would not be those that were evaluated. Train it without --resize."
         )
-    reference = reference_of(checkpoint)
+    reference = reference_of(checkpoint, frame_hw=config.frame_hw)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
             draft = Path(name) / out.name
-            graph = FusedGraph(checkpoint.model, precision=config.precision)
-            _write_graph(graph, draft, checkpoint.config.size)
+            graph = FusedGraph(checkpoint.model, precision=config.precision, frame_hw=config.frame_hw)
+            _write_graph(graph, draft)
             parity = _check(draft, reference, checkpoint, config, data)
             draft_reference = draft.with_name(reference_path.name)
             write_reference(draft_reference, reference)
@@ -160,50 +174,13 @@ def _aligned(checkpoint: Checkpoint, alignment: str | None) -> Checkpoint:
     return dataclasses.replace(checkpoint, model=model, config=config, threshold=None, calibration=None)
 
 
-def reference_of(checkpoint: Checkpoint) -> Reference:
-    """Run fp32 PyTorch on the checkpoint's frames and on black, white and noise.
-
-    Args:
-        checkpoint: On the CPU, in eval mode.
-
-    Returns:
-        What the exported file is held against.
-
-    Raises:
-        CheckFailedError: PyTorch itself gives a value that is not finite.
-    """
-    size = checkpoint.config.size
-    extremes = np.empty((3, size, size, 3), np.uint8)
-    extremes[0], extremes[1] = 0, 255
-    extremes[2] = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
-    frames = np.concatenate([checkpoint.reference_frames, extremes])
-    score, maps, stats = _run_torch(checkpoint.model, frames)
-    if not (np.isfinite(score).all() and np.isfinite(maps).all() and np.isfinite(stats).all()):
-        raise CheckFailedError(
-            "The PyTorch model itself gives values that are not finite. Train again with a lower rate."
-        )
-    label = np.concatenate([checkpoint.reference_labels, np.full(3, -1, np.int8)])
-    return Reference(frames, score, stats, maps.astype(np.float16), label)
-
-
-def _run_torch(
-    model: TrainedModel, frames: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    parts = []
-    with torch.inference_mode(), exact_fp32():
-        for start in range(0, len(frames), 8):
-            parts.append([output.numpy() for output in model(torch.from_numpy(frames[start : start + 8]))])
-    score, maps, stats = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return score, maps, stats
-
-
-def _write_graph(graph: FusedGraph, path: Path, size: int) -> None:
+def _write_graph(graph: FusedGraph, path: Path) -> None:
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise MissingExtraError("Exporting to ONNX", str(error.name), "train") from error
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, *graph.frame_hw, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         # torch's exporter warns about its own internals; what matters is checked on the result.
         warnings.simplefilter("ignore")
@@ -213,17 +190,37 @@ def _write_graph(graph: FusedGraph, path: Path, size: int) -> None:
             input_names=[INPUT_NAME],
             output_names=list(OUTPUT_NAMES),
             dynamic_shapes={"frames": {0: torch.export.Dim("batch", min=1, max=64)}},
-            opset_version=_OPSET,
+            opset_version=_OPSETS[graph.precision],
             dynamo=True,
             verbose=False,
         )
         assert program is not None
         program.save(path, external_data=False)
     model = onnx.load(path)
-    onnx.checker.check_model(model)
+    _read_input_once(model)
+    if graph.precision == "fp16" and (changed := put_sums_into_fp32(model)):
+        _log.info("%d operators of the networks put into fp32: %s", len(changed), ", ".join(changed[:3]))
+    onnx.save(model, path)
+    onnx.checker.check_model(model, full_check=True)
     left = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     if left:
         _log.info("%d batch normalisations could not be folded: %s", len(left), ", ".join(left[:3]))
+
+
+def _read_input_once(model: onnx.ModelProto) -> None:
+    """Let all that reads the frames read their cast, in place: TensorRT takes no other reader of uint8.
+
+    A base method that asks for the batch's size reads the shape of the input.
+    """
+    nodes = list(model.graph.node)
+    cast = next(node for node in nodes if node.op_type == "Cast" and node.input[0] == INPUT_NAME)
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name == INPUT_NAME and node is not cast:
+                node.input[index] = cast.output[0]
+    nodes.remove(cast)
+    del model.graph.node[:]
+    model.graph.node.extend([cast, *nodes])
 
 
 def _check(
@@ -233,12 +230,14 @@ def _check(
     engine.open()
     try:
         parity = replay(engine.infer, reference, precision=config.precision, backend=engine.description)
-        return parity if data is None else _with_drift(parity, engine, checkpoint, data)
+        return parity if data is None else _with_drift(parity, engine, checkpoint, config, data)
     finally:
         engine.close()
 
 
-def _with_drift(parity: Parity, engine: Backend, checkpoint: Checkpoint, data: DatasetIndex) -> Parity:
+def _with_drift(
+    parity: Parity, engine: Backend, checkpoint: Checkpoint, config: ExportConfig, data: DatasetIndex
+) -> Parity:
     anomalous = np.array([sample.anomalous for sample in data.test])
     if min(int(anomalous.sum()), int((~anomalous).sum())) < _DRIFT_IMAGES:
         reason = (
@@ -246,19 +245,22 @@ def _with_drift(parity: Parity, engine: Backend, checkpoint: Checkpoint, data: D
             f"{_DRIFT_IMAGES} of each are needed"
         )
         return dataclasses.replace(parity, auroc_drift=None, auroc_drift_reason=reason)
-    frames = decode(data.test, checkpoint.config.size, resize_name=checkpoint.config.resize)
-    wanted = _run_torch(checkpoint.model, frames)[0]
-    got = np.concatenate(
-        [engine.infer(frames[start : start + 8]).score for start in range(0, len(frames), 8)]
-    )
-    figures = [auroc(scores[anomalous], scores[~anomalous]) for scores in (wanted, got)]
+    paths = [sample.image for sample in data.test]
+    size = checkpoint.config.size
+    parts: list[tuple[Any, Any]] = []
+    for start in range(0, len(paths), _BATCH):
+        frames = load_images(paths[start : start + _BATCH], config.frame_hw or (size, size))
+        wanted = run_torch(checkpoint.model, at_network_size(frames, size))[0]
+        parts.append((wanted, engine.infer(frames).score))
+    both = (np.concatenate(column) for column in zip(*parts, strict=True))
+    figures = [auroc(scores[anomalous], scores[~anomalous]) for scores in both]
     assert figures[0] is not None
     assert figures[1] is not None
     drift = abs(figures[0] - figures[1]) * 100
     if drift >= _DRIFT_LIMIT_POINTS:
         raise CheckFailedError(
             f"The AUROC of the exported file differs from PyTorch's by {drift:.2f} points "
-            f"on {len(frames)} images; the limit is {_DRIFT_LIMIT_POINTS}. Export with --precision fp32."
+            f"on {len(paths)} images; the limit is {_DRIFT_LIMIT_POINTS}. Export with --precision fp32."
         )
     return dataclasses.replace(parity, auroc_drift=drift, auroc_drift_reason=None)
 
@@ -298,4 +300,5 @@ def _manifest(
         parity=parity,
         reference_file=reference.name,
         reference_sha256=sha256_file(reference),
+        frame_hw=config.frame_hw,
     )

@@ -11,19 +11,20 @@ Source: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, secti
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cada_edge.errors import InputError
-from cada_edge.runtime.metrics import RANKED_AT_ONCE, count_ranks
 from cada_edge.runtime.preprocess import load_cv2
+from cada_edge.runtime.score_runs import ScoreRuns, count_ranks, ordered_keys
 
 __all__ = ["FPR_LIMIT", "RegionScores", "aupro"]
 
 FPR_LIMIT = 0.3
 """False-positive rate up to which the curve is integrated, as in the literature."""
+_RANKED_AT_ONCE = 1 << 20
+"""Anomalous pixels ranked in one go."""
 
 
 class RegionScores:
@@ -60,14 +61,14 @@ class RegionScores:
 
 
 def aupro(
-    groups: Iterable[RegionScores], negative_runs: Sequence[NDArray[Any]], *, fpr_limit: float = FPR_LIMIT
+    groups: Iterable[RegionScores], negative_parts: Sequence[ScoreRuns], *, fpr_limit: float = FPR_LIMIT
 ) -> float | None:
     """Return the normalised area under the per-region-overlap curve, over all images together.
 
     Args:
         groups: Defects of one or more groups of images.
-        negative_runs: Sorted float32 arrays that together hold the score of each normal pixel of all images,
-            good ones included: `PixelScores.negative.runs()`.
+        negative_parts: What together holds the score of each normal pixel of all images, good ones included:
+            `PixelScores.negative` of one or more groups.
         fpr_limit: Where the integration ends, above 0 and up to 1.
 
     Returns:
@@ -83,16 +84,16 @@ def aupro(
         )
     groups = list(groups)
     regions = sum(group.regions for group in groups)
-    negatives = sum(len(run) for run in negative_runs)
+    negatives = sum(map(len, negative_parts))
     if not regions or not negatives:
         return None
     scores = np.concatenate([part for group in groups for part in group.scores])
     sizes = np.concatenate([part for group in groups for part in group.sizes])
     order = np.argsort(scores)
     area = 0.0
-    for start in range(0, len(order), RANKED_AT_ONCE):
-        chunk = order[start : start + RANKED_AT_ONCE]
-        below, equal = count_ranks(negative_runs, scores[chunk])
+    for start in range(0, len(order), _RANKED_AT_ONCE):
+        chunk = order[start : start + _RANKED_AT_ONCE]
+        below, equal = count_ranks(negative_parts, ordered_keys(scores[chunk]))
         found_at = (negatives - below - equal) / negatives
         area += float(np.sum(_found_until(fpr_limit, found_at, equal / negatives) / sizes[chunk]))
     return area / (regions * fpr_limit)

@@ -20,7 +20,7 @@ from cada_edge.errors import BackendError, ClosedError, ConfigError, FrameError,
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.backend import Backend, Outputs, choose_backend
 from cada_edge.runtime.detection import Detection
-from cada_edge.runtime.preprocess import RESIZE_NAME, preprocess_batch
+from cada_edge.runtime.preprocess import RESIZE_NAME, camera_batch, preprocess_batch
 from cada_edge.runtime.sources import Frame, open_source
 
 if TYPE_CHECKING:
@@ -88,8 +88,13 @@ class Detector:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width of the network's input, in pixels; frames of any size are resized to it."""
+        """Height and width of the network's input and of the maps, in pixels."""
         return self.manifest.input_hw
+
+    @property
+    def frame_hw(self) -> tuple[int, int] | None:
+        """Height and width that frames must have, in pixels; None: frames of any size are resized here."""
+        return self.manifest.frame_hw
 
     @property
     def backend(self) -> str:
@@ -143,7 +148,7 @@ class Detector:
             return self
 
     def _check_and_warm_up(self) -> None:
-        got, wanted = self._backend.spec.size_hw, self.size_hw
+        got, wanted = self._backend.spec.size_hw, self.frame_hw or self.size_hw
         if got != wanted:
             raise ModelMismatchError(
                 f"The model {self.path} takes frames of {got}; its manifest says {wanted}. "
@@ -171,8 +176,9 @@ class Detector:
         """Inspect one frame.
 
         Args:
-            frame: uint8 (H, W, 3) BGR of any size (see `cada_edge.runtime.preprocess.to_bgr` for grey, BGRA
-                and 16 bits), or a `Frame`, whose index, source and capture times then stand in the result.
+            frame: uint8 (H, W, 3) BGR of any size, or of `frame_hw` where that is set (see
+                `cada_edge.runtime.preprocess.to_bgr` for grey, BGRA and 16 bits), or a `Frame`, whose index,
+                source and capture times then stand in the result.
 
         Returns:
             The detection; its arrays belong to the caller.
@@ -185,7 +191,7 @@ class Detector:
         return self.batch([frame])[0]
 
     def batch(self, frames: Sequence[NDArray[Any] | Frame]) -> list[Detection]:
-        """Inspect several frames, of any sizes, in one inference.
+        """Inspect several frames, of any sizes where `frame_hw` is None, in one inference.
 
         Args:
             frames: At least one; as for a single call.
@@ -202,7 +208,10 @@ class Detector:
         frames = _as_list(frames)
         records = [frame if isinstance(frame, Frame) else None for frame in frames]
         images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
-        batch = preprocess_batch(images, self.size_hw)
+        if self.frame_hw is None:
+            batch = preprocess_batch(images, self.size_hw)
+        else:
+            batch = camera_batch(images, self.frame_hw)
         prepared = time.perf_counter()
         with self._lock:
             if self._state != "open":

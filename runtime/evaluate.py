@@ -1,14 +1,16 @@
 """Score a model's predictions against a data set's labels and masks, in one pass over the images.
 
-Memory: four bytes for each pixel of the maps (scores of normal and anomalous pixels, per kind), eight more
-for each anomalous pixel (AUPRO), and one map at a time: `predictions` may be a generator, and no map is kept.
-The mixed figures are computed on the same arrays as the kinds' own.
+Memory: two bytes for each pixel of the maps (scores of normal and anomalous pixels, per kind), eight more for
+each anomalous pixel (AUPRO), a fixed chunk of at most 200 MiB, and one map at a time: `predictions` may be a
+generator, and no map is kept. Beyond a limit the scores of the pixels go to a temporary file; the predictions
+are taken once all the same. The mixed figures are computed on the same scores as the kinds' own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,9 +20,11 @@ from cada_edge.errors import InputError
 from cada_edge.runtime.aupro import FPR_LIMIT, RegionScores, aupro
 from cada_edge.runtime.evaluation import METRICS, Evaluation, Figures, KindFigures
 from cada_edge.runtime.images import read_mask
+from cada_edge.runtime.map_files import MapFolder
 from cada_edge.runtime.masks import DEFAULT_CONVENTION, require_convention, resize_mask
 from cada_edge.runtime.metrics import PixelScores, auroc, average_precision
 from cada_edge.runtime.preprocess import RESIZE_NAME
+from cada_edge.runtime.score_memory import ScoreMemory
 
 if TYPE_CHECKING:
     from cada_edge.runtime.datasets import Sample
@@ -40,6 +44,9 @@ def evaluate(
     mask_convention: str = DEFAULT_CONVENTION,
     protocol: Mapping[str, Any] | None = None,
     pixel: bool = True,
+    max_memory_bytes: int | None = None,
+    save_maps: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Compute image and pixel metrics, mixed, averaged and per kind, and the verdicts at one threshold.
 
@@ -52,12 +59,17 @@ def evaluate(
         protocol: More fields for the protocol, or other values for its own, JSON-safe: the images' resize,
             the alignment, the model.
         pixel: Whether to compute pixel metrics; without them no mask is read.
+        max_memory_bytes: Memory for the scores of pixels, at least 1 MiB; what is beyond goes to a temporary
+            file (see `cada_edge.runtime.score_memory`). None keeps all in memory.
+        save_maps: Folder to write each map to as it comes, see `cada_edge.runtime.map_files`; None for none.
+        progress: Called after each image with how many are done and how many there are.
 
     Raises:
         InputError: No sample, more or fewer predictions than samples, a map of another shape, or a NaN or
             infinity in a score or map (the message names the image).
-        ConfigError: An unknown mask convention.
+        ConfigError: An unknown mask convention, or too little memory.
         ImageReadError: A mask cannot be read.
+        OutputError: The folder for maps holds something already, or a file cannot be written.
     """
     if not samples:
         raise InputError("No image came to evaluate; wanted at least one. Check the data set's test folder.")
@@ -67,18 +79,6 @@ def evaluate(
             "Set it with: cada-edge calibrate MODEL NORMAL_IMAGES"
         )
     require_convention(mask_convention)
-    kinds = {name: _Kind() for name in sorted({sample.category for sample in samples})}
-    remaining = iter(predictions)
-    for done, sample in enumerate(samples):
-        prediction = next(remaining, _ABSENT)
-        if prediction is _ABSENT:
-            raise InputError(f"{done} predictions came for {len(samples)} images; wanted one each, in order.")
-        score, anomaly_map = cast("tuple[float, NDArray[np.float32] | None]", prediction)
-        kinds[sample.category].add_score(sample, float(score))
-        if pixel:
-            kinds[sample.category].add_map(sample, anomaly_map, map_hw, mask_convention)
-    if next(remaining, _ABSENT) is not _ABSENT:
-        raise InputError(f"More predictions came than the {len(samples)} images; wanted one each, in order.")
     described = {
         "mixed": "all kinds ranked together",
         "averaged": "mean over kinds",
@@ -90,16 +90,47 @@ def evaluate(
         "threshold": threshold,
         **(protocol or {}),
     }
-    return _conclude(kinds, threshold, described, pixel=pixel)
+    folder = None if save_maps is None else MapFolder(save_maps)
+    with ScoreMemory(max_memory_bytes) as memory:
+        kinds = {name: _Kind(memory) for name in sorted({sample.category for sample in samples})}
+        for done, (sample, score, anomaly_map) in enumerate(_paired(samples, predictions), 1):
+            kind = kinds[sample.category]
+            kind.add_score(sample, score)
+            if pixel:
+                kind.add_map(sample, anomaly_map, map_hw, mask_convention)
+            if folder is not None and anomaly_map is not None:
+                folder.write(sample.relative, anomaly_map)
+            if progress is not None:
+                progress(done, len(samples))
+        return _conclude(kinds, threshold, described, pixel=pixel)
+
+
+def _paired(
+    samples: Sequence[Sample], predictions: Iterable[tuple[float, NDArray[np.float32] | None]]
+) -> Iterator[tuple[Sample, float, NDArray[np.float32] | None]]:
+    """Give each image with its score and map.
+
+    Raises:
+        InputError: There are fewer predictions, or more.
+    """
+    remaining = iter(predictions)
+    for done, sample in enumerate(samples):
+        prediction = next(remaining, _ABSENT)
+        if prediction is _ABSENT:
+            raise InputError(f"{done} predictions came for {len(samples)} images; wanted one each, in order.")
+        score, anomaly_map = cast("tuple[float, NDArray[np.float32] | None]", prediction)
+        yield sample, float(score), anomaly_map
+    if next(remaining, _ABSENT) is not _ABSENT:
+        raise InputError(f"More predictions came than the {len(samples)} images; wanted one each, in order.")
 
 
 class _Kind:
     """Scores and pixels of one kind of part, growing image by image."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: ScoreMemory) -> None:
         self.normal: list[float] = []
         self.anomalous: list[float] = []
-        self.pixels = PixelScores()
+        self.pixels = PixelScores(memory=memory)
         self.regions = RegionScores()
         self.without_map = 0
         self.without_mask: list[str] = []
@@ -184,8 +215,7 @@ def _rank(kinds: Sequence[_Kind], *, pixel: bool) -> tuple[Figures, dict[str, st
     p_auroc = p_ap = regions = None
     if pixel and not any(kind.without_map or kind.without_mask for kind in kinds):
         p_auroc, p_ap = PixelScores.joint_metrics(kind.pixels for kind in kinds)
-        negative_runs = [run for kind in kinds for run in kind.pixels.negative.runs()]
-        regions = aupro([kind.regions for kind in kinds], negative_runs)
+        regions = aupro([kind.regions for kind in kinds], [kind.pixels.negative for kind in kinds])
     figures = Figures(
         i_auroc=_percent(auroc(anomalous, normal)),
         i_ap=_percent(average_precision(anomalous, normal)),

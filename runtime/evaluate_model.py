@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,9 @@ def evaluate_model(
     mask_convention: str = DEFAULT_CONVENTION,
     backend: str = "auto",
     threads: int | None = None,
+    max_memory_bytes: int | None = None,
+    save_maps: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate an exported model on a data set's test images.
 
@@ -56,6 +59,9 @@ def evaluate_model(
         mask_convention: How ground-truth masks are resized, see `cada_edge.runtime.masks`.
         backend: As for `Detector`.
         threads: As for `Detector`.
+        max_memory_bytes: As for `cada_edge.runtime.evaluate.evaluate`.
+        save_maps: Likewise.
+        progress: Likewise.
 
     Returns:
         The metrics, mixed and averaged, and the rates per kind.
@@ -63,6 +69,7 @@ def evaluate_model(
     Raises:
         ConfigError: Another alignment than the file's.
         DatasetError: No test images.
+        OutputError: The folder for maps holds something already, or a file cannot be written.
     """
     samples = require_test_images(index)
     with Detector(path, backend=backend, threshold=threshold, threads=threads) as detector:
@@ -86,6 +93,9 @@ def evaluate_model(
             threshold=detector.threshold,
             map_hw=manifest.input_hw,
             mask_convention=mask_convention,
+            max_memory_bytes=max_memory_bytes,
+            save_maps=save_maps,
+            progress=progress,
             protocol={
                 "base": manifest.base,
                 "encoder": manifest.encoder,

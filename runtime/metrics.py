@@ -1,9 +1,8 @@
-"""AUROC and average precision of many scores: exact, at four bytes a score.
+"""AUROC and average precision of many scores, exact.
 
-Positives and negatives are kept apart, in *runs*: blocks of scores, each sorted in place. Both metrics follow
-from how many scores lie below each positive, and such counts add up over runs, so that nothing is ever
-concatenated, merged or given an index array. Histograms would be smaller, but fail on narrow clusters and
-outliers.
+Both follow from how many scores of the normal lie below each score of the anomalous, and how many equal it.
+Such counts add up over parts of the scores, so that nothing has to be in one place or in one order.
+Histograms of scores would be smaller, but fail on narrow clusters and outliers.
 
 ``-0.0`` ties with ``0.0``, infinities rank like any other score, NaN is refused.
 """
@@ -11,29 +10,16 @@ outliers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cada_edge.errors import InputError
+from cada_edge.runtime.score_memory import ScoreMemory
+from cada_edge.runtime.score_runs import ScoreRuns, count_ranks, nan_error, tally
 
-__all__ = [
-    "PixelScores",
-    "RankMetrics",
-    "ScoreRuns",
-    "auroc",
-    "average_precision",
-    "count_ranks",
-    "rank_metrics",
-    "rank_runs",
-]
-
-_RUN = 1 << 23
-"""Scores in one run: 32 MiB of float32."""
-RANKED_AT_ONCE = 1 << 12
-"""Scores for one call of `count_ranks` out of many sorted ones."""
+__all__ = ["PixelScores", "RankMetrics", "auroc", "average_precision", "rank_metrics", "rank_runs"]
 
 
 class RankMetrics(NamedTuple):
@@ -45,72 +31,19 @@ class RankMetrics(NamedTuple):
     """Step-wise area under the precision-recall curve, as scikit-learn's."""
 
 
-class ScoreRuns:
-    """Scores of one class, appended as they come and kept as sorted runs.
-
-    Memory: four bytes a score and at most one run (32 MiB) of untouched address space.
-
-    Args:
-        run_length: Scores in one run.
-    """
-
-    def __init__(self, *, run_length: int = _RUN) -> None:
-        self._run_length = run_length
-        self._full: list[NDArray[np.float32]] = []
-        self._open = np.empty(0, np.float32)
-        self._used = 0
-        self._open_is_sorted = True
-
-    def __len__(self) -> int:
-        return sum(len(run) for run in self._full) + self._used
-
-    def append(self, scores: NDArray[np.float32]) -> None:
-        """Add scores.
-
-        Args:
-            scores: float32, any shape; copied.
-
-        Raises:
-            InputError: There is a NaN among them.
-        """
-        scores = scores.ravel()
-        if np.isnan(scores).any():
-            raise InputError(_nan_message(int(np.isnan(scores).sum()), scores.size))
-        while scores.size:
-            if not self._open.size:
-                self._open = np.empty(self._run_length, np.float32)
-            taken = min(self._open.size - self._used, scores.size)
-            self._open[self._used : self._used + taken] = scores[:taken]
-            self._used += taken
-            self._open_is_sorted = False
-            scores = scores[taken:]
-            if self._used == self._open.size:
-                self._open.sort()
-                self._full.append(self._open)
-                self._open, self._used = np.empty(0, np.float32), 0
-
-    def runs(self) -> list[NDArray[np.float32]]:
-        """Return the sorted runs, none of them empty; views that hold until the next `append`."""
-        if not self._used:
-            return list(self._full)
-        unfinished = self._open[: self._used]
-        if not self._open_is_sorted:
-            unfinished.sort()
-            self._open_is_sorted = True
-        return [*self._full, unfinished]
-
-
 class PixelScores:
     """Pixel scores of any number of anomaly maps, for their exact AUROC and average precision.
 
-    Memory: four bytes a pixel and a fixed chunk; the maps themselves are not kept. The metrics take four more
-    for each anomalous pixel while they are computed.
+    Memory: two bytes a pixel and a fixed chunk; the maps themselves are not kept.
+
+    Args:
+        memory: What bounds it, shared with others; None keeps all scores in memory.
     """
 
-    def __init__(self) -> None:
-        self.positive = ScoreRuns()
+    def __init__(self, *, memory: ScoreMemory | None = None) -> None:
+        self.positive = ScoreRuns(memory=memory)
         """Scores of the anomalous pixels."""
-        self.negative = ScoreRuns()
+        self.negative = ScoreRuns(memory=memory)
         """Scores of the normal pixels."""
 
     def append(self, anomaly_map: NDArray[np.float32], mask: NDArray[np.uint8] | None) -> None:
@@ -137,15 +70,13 @@ class PixelScores:
 
     def metrics(self) -> RankMetrics:
         """Return the exact metrics of all pixels appended so far."""
-        return rank_runs(self.positive.runs(), self.negative.runs())
+        return rank_runs([self.positive], [self.negative])
 
     @staticmethod
     def joint_metrics(parts: Iterable[PixelScores]) -> RankMetrics:
         """Return the exact metrics of several groups' pixels together, without copying them."""
         parts = list(parts)
-        positive_runs = [run for part in parts for run in part.positive.runs()]
-        negative_runs = [run for part in parts for run in part.negative.runs()]
-        return rank_runs(positive_runs, negative_runs)
+        return rank_runs([part.positive for part in parts], [part.negative for part in parts])
 
 
 def auroc(positive: NDArray[Any], negative: NDArray[Any]) -> float | None:
@@ -181,9 +112,9 @@ def average_precision(positive: NDArray[Any], negative: NDArray[Any]) -> float |
 
 
 def rank_metrics(positive: NDArray[Any], negative: NDArray[Any]) -> RankMetrics:
-    """Return both metrics for hardly more than the cost of one: the cost lies in the sorting.
+    """Return both metrics for hardly more than the cost of one.
 
-    Memory: a copy of the arrays and a fixed chunk.
+    Memory: for float32 two bytes a score and a fixed chunk, for other types a copy and its sorting.
 
     Args:
         positive: float32 or float64 scores of the anomalous, any shape; left as they are.
@@ -193,88 +124,53 @@ def rank_metrics(positive: NDArray[Any], negative: NDArray[Any]) -> RankMetrics:
         InputError: There is a NaN among the scores.
     """
     positive, negative = np.asarray(positive), np.asarray(negative)
-    dtype = np.float32 if positive.dtype == negative.dtype == np.float32 else np.float64
-    return rank_runs(_sorted_runs(positive, dtype), _sorted_runs(negative, dtype))
+    for scores in (positive, negative):
+        if scores.dtype != np.float32 and np.isnan(scores).any():
+            raise nan_error(scores)
+    if positive.dtype == negative.dtype == np.float32:
+        return rank_runs([ScoreRuns.of(positive)], [ScoreRuns.of(negative)])
+    ordered = np.sort(negative, axis=None)
+    scores, counts = np.unique(positive, return_counts=True)
+    below = np.searchsorted(ordered, scores, "left")
+    equal = np.searchsorted(ordered, scores, "right") - below
+    return _summarise(positive.size, negative.size, [(counts, below, equal)])
 
 
-def rank_runs(positive_runs: Sequence[NDArray[Any]], negative_runs: Sequence[NDArray[Any]]) -> RankMetrics:
-    """Compute both metrics in one pass over the positives, of which one more copy is made.
+def rank_runs(positives: Sequence[ScoreRuns], negatives: Sequence[ScoreRuns]) -> RankMetrics:
+    """Compute both metrics of scores that lie in runs.
 
     Args:
-        positive_runs: Sorted arrays of one dtype without NaN.
-        negative_runs: Sorted arrays of the same dtype without NaN.
+        positives: Scores of the anomalous, in any number of parts.
+        negatives: Scores of the normal.
     """
-    positives = sum(len(run) for run in positive_runs)
-    negatives = sum(len(run) for run in negative_runs)
+    ranks = ((counts, *count_ranks(negatives, keys)) for keys, counts in tally(positives))
+    return _summarise(sum(map(len, positives)), sum(map(len, negatives)), ranks)
+
+
+def _summarise(
+    positives: int,
+    negatives: int,
+    ranks: Iterable[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]],
+) -> RankMetrics:
+    """Compute the metrics from where the positives lie among the negatives.
+
+    Args:
+        positives: How many there are.
+        negatives: How many there are.
+        ranks: For the distinct scores of positives, ascending, in parts of (M,): how many positives have
+            each, how many negatives lie below and how many equal it.
+    """
     if not positives or not negatives:
         return RankMetrics(None, None)
     # In halves, as Python integers: exact for any number of pixels.
     twice_won = 0
     precision_sum = 0.0
-    ranked = np.sort(np.concatenate(positive_runs)) if len(positive_runs) > 1 else positive_runs[0]
-    for start in range(0, positives, RANKED_AT_ONCE):
-        scores, places, counts = _distinct(ranked[start : start + RANKED_AT_ONCE])
-        below, equal = count_ranks(negative_runs, scores)
+    done = 0
+    for counts, below, equal in ranks:
         twice_won += int(np.dot(2 * below + equal, counts))
         # With the threshold at a score, everything that is not below it is reported.
-        places += start
-        # The first score may go on from the chunk before.
-        places[0] = np.searchsorted(ranked, scores[0], "left")
-        true_reports = positives - places
+        true_reports = positives - done - np.cumsum(counts) + counts
         false_reports = negatives - below
         precision_sum += float(np.dot(true_reports / (true_reports + false_reports), counts))
+        done += int(counts.sum())
     return RankMetrics(twice_won / (2 * positives * negatives), precision_sum / positives)
-
-
-def count_ranks(
-    runs: Sequence[NDArray[Any]], scores: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count what lies below each score in the runs, and what equals it.
-
-    Args:
-        runs: Sorted arrays of the scores' dtype.
-        scores: (N,), sorted, N >= 1.
-
-    Returns:
-        Two int64 (N,): scores of the runs below, and equal.
-    """
-    below = np.zeros(len(scores), np.int64)
-    equal = np.zeros(len(scores), np.int64)
-    for run in runs:
-        # Close scores need a small part of the run, and that part fits a processor's cache.
-        start = int(np.searchsorted(run, scores[0], "left"))
-        near = run[start : np.searchsorted(run, scores[-1], "right")]
-        place = np.searchsorted(near, scores, "left")
-        below += place + start
-        if near.size:
-            # Ties are rare: the second search is made for them alone.
-            tied = np.flatnonzero(near[np.minimum(place, near.size - 1)] == scores)
-            equal[tied] += np.searchsorted(near, scores[tied], "right") - place[tied]
-    return below, equal
-
-
-def _distinct(
-    scores: NDArray[Any],
-) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
-    """Split sorted scores into the distinct ones, where each starts and how often it occurs."""
-    starts = np.concatenate(([0], np.flatnonzero(scores[1:] != scores[:-1]) + 1))
-    return scores[starts], starts, np.diff(starts, append=len(scores))
-
-
-def _sorted_runs(scores: NDArray[Any], dtype: type[np.float32] | type[np.float64]) -> list[NDArray[Any]]:
-    copy = np.array(scores, dtype).ravel()
-    runs = [copy[start : start + _RUN] for start in range(0, len(copy), _RUN)]
-    # NumPy sorts without the interpreter's lock.
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(np.ndarray.sort, runs))
-    # NaN sorts to the end.
-    if any(np.isnan(run[-1]) for run in runs):
-        raise InputError(_nan_message(int(np.isnan(copy).sum()), copy.size))
-    return runs
-
-
-def _nan_message(count: int, total: int) -> str:
-    return (
-        f"{count} of {total} scores are NaN; wanted numbers, since NaN has no rank. "
-        "Find the image they come from with `cada-edge predict`, and the cause with `cada-edge verify`."
-    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -25,7 +26,8 @@ __all__ = ["Reference", "read_reference", "replay", "score_limit", "verify", "wr
 
 _log = logging.getLogger(__name__)
 
-_BATCH = 8
+_BATCH, _BATCH_BYTES = 8, 16 << 20
+"""Most frames replayed at once, and most bytes of them: at 1080p one frame is 6 MB, and 25 MB in fp32."""
 
 _MAP_LIMITS = {"fp32": 2.5e-3, "fp16": 2e-2, "int8": 2e-1}
 """Largest allowed |pixel - reference| / max(1, |reference|): the file stores maps in half precision (1e-3),
@@ -37,7 +39,7 @@ class Reference:
     """Frames and what fp32 PyTorch gave for them."""
 
     frames: NDArray[np.uint8]
-    """uint8 (N, S, S, 3), BGR."""
+    """uint8 (N, S, S, 3), BGR; (N, H, W, 3) for a file that takes the camera's frames."""
     score: NDArray[np.float32]
     """float32 (N,)."""
     stats: NDArray[np.float32]
@@ -109,13 +111,14 @@ def replay(
     limit = score_limit(precision, reference)
     limits = {"score": limit, "stats": limit, "anomaly_map": _MAP_LIMITS[precision]}
     largest = dict.fromkeys(limits, 0.0)
-    for start in range(0, len(reference.frames), _BATCH):
-        rows = slice(start, start + _BATCH)
+    batch = max(1, min(_BATCH, _BATCH_BYTES // math.prod(reference.frames.shape[1:])))
+    for start in range(0, len(reference.frames), batch):
+        rows = slice(start, start + batch)
         outputs = infer(reference.frames[rows])
         if not all(np.isfinite(values).all() for values in outputs):
             raise CheckFailedError(
                 f"{backend} gave values that are not finite on the reference frames "
-                f"{start} to {start + _BATCH - 1}. The model must not be used on this engine: "
+                f"{start} to {start + batch - 1}. The model must not be used on this engine: "
                 "export it with --precision fp32, or choose another backend."
             )
         for name in limits:

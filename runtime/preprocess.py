@@ -17,7 +17,16 @@ from cada_edge.runtime.pil_bilinear import resize_pil_bilinear
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["RESIZES", "RESIZE_NAME", "load_cv2", "preprocess", "preprocess_batch", "resize", "to_bgr"]
+__all__ = [
+    "RESIZES",
+    "RESIZE_NAME",
+    "camera_batch",
+    "load_cv2",
+    "preprocess",
+    "preprocess_batch",
+    "resize",
+    "to_bgr",
+]
 
 RESIZE_NAME = "cv2-area-linear"
 """Name of `resize` in configurations and manifests."""
@@ -159,17 +168,57 @@ def preprocess_batch(frames: list[NDArray[Any]], size_hw: tuple[int, int]) -> ND
     Raises:
         FrameError: There is no frame, or one cannot be used; the message names its position.
     """
+    return _batch(frames, size_hw, preprocess)
+
+
+def camera_batch(frames: list[NDArray[Any]], frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Put frames into one batch as they are, for a model that resizes them itself.
+
+    Another size is refused rather than resized twice: its scores would not be those that were evaluated, and
+    a camera that changed its resolution shows the part another way.
+
+    Args:
+        frames: At least one frame.
+        frame_hw: The model's frame height and width, in pixels.
+
+    Returns:
+        uint8 (N, height, width, 3), BGR.
+
+    Raises:
+        FrameError: There is no frame, or one cannot be used or is of another size; the message names its
+            position.
+    """
+    return _batch(frames, frame_hw, _unresized)
+
+
+def _unresized(frame: NDArray[Any], frame_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    image = to_bgr(frame)
+    if image.shape[:2] != frame_hw:
+        got, wanted = (f"{height}x{width}" for height, width in (image.shape[:2], frame_hw))
+        raise FrameError(
+            f"A frame of {got} came; the model takes frames of {wanted} only, since it was exported with "
+            f"--frame-size {wanted}. Set the camera to {wanted}, or export the checkpoint with --frame-size "
+            f"{got}, or without --frame-size for frames of any size."
+        )
+    return image
+
+
+def _batch(
+    frames: list[NDArray[Any]],
+    size_hw: tuple[int, int],
+    prepare: Callable[[NDArray[Any], tuple[int, int]], NDArray[np.uint8]],
+) -> NDArray[np.uint8]:
     if not frames:
         raise FrameError(
             "An empty batch came; wanted at least one frame. Skip the call when there is nothing to inspect."
         )
     if len(frames) == 1:
         # A view: at batch 1, the camera's case, no byte is copied twice.
-        return preprocess(frames[0], size_hw)[np.newaxis]
+        return prepare(frames[0], size_hw)[np.newaxis]
     batch = np.empty((len(frames), *size_hw, 3), np.uint8)
     for index, frame in enumerate(frames):
         try:
-            batch[index] = preprocess(frame, size_hw)
+            batch[index] = prepare(frame, size_hw)
         except FrameError as error:
             raise FrameError(f"Frame {index} of the batch: {error}") from error
     return batch

@@ -73,7 +73,8 @@ class Regressor(nn.Module):
         Returns:
             float32 (N, 2).
         """
-        pooled = self.convolutions(bottleneck).mean((2, 3))  # (N, C, h, w) -> (N, C)
+        # From the mean on in fp32, also where the convolutions compute in half: scores depend on these two.
+        pooled = self.convolutions(bottleneck).float().mean((2, 3))  # (N, C, h, w) -> (N, C)
         predicted: Tensor = self.linears(pooled)
         return predicted.float()
 

@@ -61,7 +61,8 @@ class Checkpoint:
     config: TrainConfig
     """What it was trained with."""
     encoder_fingerprint: str
-    """SHA-256 of the encoder's weights file, 'timm' or 'random'."""
+    """SHA-256 of the encoder's weights (`cada_edge.trainer.encoders.build_encoder`), or 'random'; 'timm' in
+    files of earlier versions, for a download."""
     class_table: dict[str, tuple[float, float]]
     """Category -> (u_c, g_c), for the class-aware reference only; empty where folders name no categories."""
     threshold: float | None

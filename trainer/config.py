@@ -41,7 +41,12 @@ RECIPES = ("default", "paper")
 
 _PREFIXES = {"TrainConfig": "", "AlignerConfig": "aligner", "SmoothingConfig": "smoothing"}
 
-_WANTED = {"int": "a whole number", "float": "a number, as 1.0e-5", "str": "a text"}
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number, as 1.0e-5",
+    "str": "a text",
+    "bool": "true or false",
+}
 
 
 def _choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -224,8 +229,13 @@ class TrainConfig:
     """CPU threads; None leaves torch's own choice."""
     cache_features: str = "auto"
     """Keep the frozen encoder's features in memory: 'auto' (on the CPU, up to 4 GiB), 'on' or 'off'."""
+    compile: bool = False
+    """Compile the base's loss with torch.compile, on CUDA or the CPU: the same function up to rounding, but
+    other random numbers in dropout. One process only."""
     save_every: int = 250
     """Iterations between two resumable states."""
+    log_every: int = 25
+    """Iterations between two rows of the log."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -243,7 +253,7 @@ class TrainConfig:
         _choice("amp", self.amp, ("auto", "on", "off"))
         _choice("schedule", self.schedule, ("constant", "step", "cosine"))
         _choice("cache_features", self.cache_features, ("auto", "on", "off"))
-        _positive(self, "iterations", "batch_size", "learning_rate", "save_every")
+        _positive(self, "iterations", "batch_size", "learning_rate", "save_every", "log_every")
         _not_negative(self, "weight_decay", "gradient_clip")
         _within(self, "seed", 0, 2**32 - 1)
         _within(self, "top_fraction", 0.0, 1.0)

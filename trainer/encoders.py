@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ __all__ = [
     "Encoder",
     "build_encoder",
     "centre_offsets",
+    "state_dict_sha256",
 ]
 
 _log = logging.getLogger(__name__)
@@ -134,7 +137,8 @@ def build_encoder(
         strides: Of the feature maps that are wanted, rising.
 
     Returns:
-        The encoder and the SHA-256 of its weights' file ('random' without one, 'timm' from the hub).
+        The encoder and the SHA-256 of its weights: of the file, of the state dict's bytes where timm's hub
+        gave them (`state_dict_sha256`), or 'random'.
 
     Raises:
         ConfigError: timm does not know the name, or the network has no maps at these strides.
@@ -157,7 +161,7 @@ def build_encoder(
     download = weights is None
     network = _create(name, architecture, strides, pretrained=download)
     if weights == "random" or weights is None:
-        fingerprint = "timm" if download else "random"
+        fingerprint = state_dict_sha256(network.state_dict()) if download else "random"
     else:
         _load_weights(network, Path(weights))
         fingerprint = sha256_file(weights)
@@ -170,6 +174,28 @@ def build_encoder(
         mean=_three(getattr(trained, "mean", None)) or IMAGENET_MEAN,
         std=_three(getattr(trained, "std", None)) or IMAGENET_STD,
     ), fingerprint
+
+
+def state_dict_sha256(state: Mapping[str, Tensor]) -> str:
+    """Return a fingerprint of weights that came without a file, 64 hexadecimal digits.
+
+    It goes over the names in their order, each with dtype, shape and bytes: the same weights give the same
+    digits wherever they are loaded.
+
+    Args:
+        state: Name -> tensor.
+
+    Example:
+        >>> state_dict_sha256({"b": torch.ones(2), "a": torch.zeros(1)})[:16]
+        '532841892f192fb2'
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        # As bytes first: numpy has no bfloat16.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _three(values: Any) -> tuple[float, float, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,9 @@ def evaluate_checkpoint(
     mask_convention: str = DEFAULT_CONVENTION,
     resize_name: str | None = None,
     device: str = "auto",
+    max_memory_bytes: int | None = None,
+    save_maps: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint on a data set's test images.
 
@@ -125,6 +128,9 @@ def evaluate_checkpoint(
         mask_convention: How ground-truth masks are resized, see `cada_edge.runtime.masks`.
         resize_name: One of `cada_edge.runtime.preprocess.RESIZES`; None for the one of its training.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
+        max_memory_bytes: As for `cada_edge.runtime.evaluate.evaluate`.
+        save_maps: Likewise.
+        progress: Likewise.
 
     Returns:
         The metrics, mixed and averaged, and the rates per kind.
@@ -132,6 +138,7 @@ def evaluate_checkpoint(
     Raises:
         ConfigError: An unknown alignment or resize, or 'cada' of a model trained without.
         DatasetError: No test images, or 'class-aware' on a category that training did not see.
+        OutputError: The folder for maps holds something already, or a file cannot be written.
     """
     checkpoint = load_checkpoint(path)
     own = checkpoint.config.alignment
@@ -163,6 +170,9 @@ def evaluate_checkpoint(
         threshold=threshold,
         map_hw=(checkpoint.config.size, checkpoint.config.size),
         mask_convention=mask_convention,
+        max_memory_bytes=max_memory_bytes,
+        save_maps=save_maps,
+        progress=progress,
         protocol={**_protocol(checkpoint, alignment), "images": resize_name},
     )
 

@@ -2,96 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cada_edge.errors import CheckpointError, TrainingError
+from cada_edge.trainer.base_features import FrozenFeatures
+from cada_edge.trainer.base_step import BASE_SEED_STREAM, BaseStep
 from cada_edge.trainer.checkpoint import load_tensors, save_tensors
 from cada_edge.trainer.config import TrainConfig
-from cada_edge.trainer.data import MEMORY_LIMIT_BYTES
+from cada_edge.trainer.divergence import LossWatch
+from cada_edge.trainer.loader import prefetched
 from cada_edge.trainer.model import TrainedModel
-from cada_edge.trainer.sampling import batch_indices, seeded
+from cada_edge.trainer.processes import Processes
+from cada_edge.trainer.run_log import RunLog
+from cada_edge.trainer.sampling import batch_indices
 
-__all__ = ["fit_base", "learning_rate_factor"]
+__all__ = ["fit_base"]
 
 _log = logging.getLogger(__name__)
 
-_SEED_STREAM = 1
-"""Keeps the base's random numbers apart from the aligner's."""
-
-_PER_MACHINE = ("device", "threads", "cache_features", "save_every")
+_PER_MACHINE = ("device", "threads", "cache_features", "save_every", "compile", "log_every")
 """Fields that may differ when a run is resumed: they say where it runs, not what it computes."""
 
 _STATE = ("config", "data_fingerprint", "base", "optimizer", "iteration")
 
-_WARM_UP_SHARE = 0.05
-_STEP_AT, _STEP_FACTOR = 0.8, 0.2
-
-
-def learning_rate_factor(schedule: str, iteration: int, iterations: int) -> float:
-    """Return the share of the learning rate at an iteration, 0-1.
-
-    Args:
-        schedule: 'constant'; 'step': a fifth from 80 % of the run on; or 'cosine': linear warm-up over 5 % of
-            the run, then half a cosine to zero.
-        iteration: From 0.
-        iterations: Length of the run.
-    """
-    if schedule == "constant":
-        return 1.0
-    if schedule == "step":
-        return _STEP_FACTOR if iteration >= _STEP_AT * iterations else 1.0
-    warm = max(1, int(iterations * _WARM_UP_SHARE))
-    if iteration < warm:
-        return (iteration + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, iterations - warm)))
-
-
-def _feature_fetcher(
-    model: TrainedModel, frames: NDArray[np.uint8], config: TrainConfig, device: torch.device
-) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Return what gives the frozen features of image numbers: from memory where that pays, else computed."""
-
-    def encode(rows: Tensor) -> tuple[Tensor, ...]:
-        batch = torch.from_numpy(frames[rows.numpy()]).to(device, non_blocking=True)
-        with torch.no_grad():
-            return model.base.encode(model.normalize(batch))
-
-    one = encode(torch.zeros(1, dtype=torch.int64))
-    total = sum(feature.numel() * feature.element_size() for feature in one) * len(frames)
-    wanted = config.cache_features == "on" or (
-        config.cache_features == "auto" and device.type == "cpu" and total <= MEMORY_LIMIT_BYTES
-    )
-    if not wanted:
-        return encode
-    cached = [torch.empty(len(frames), *feature.shape[1:], dtype=feature.dtype) for feature in one]
-    for start in range(0, len(frames), 32):
-        rows = torch.arange(start, min(start + 32, len(frames)))
-        for store, feature in zip(cached, encode(rows), strict=True):
-            store[start : start + len(rows)] = feature.cpu()
-    _log.info("encoder features of %d images kept in memory: %.0f MiB", len(frames), total / 2**20)
-    return lambda rows: tuple(store[rows].to(device) for store in cached)
-
-
-def _is_mixed(amp: str, device: torch.device) -> bool:
-    """Tell whether to compute in bf16: asked for, or on a CUDA device that has it (since Ampere)."""
-    if amp == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return amp == "on"
-
-
-def _autocast(device: torch.device, *, mixed: bool) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
+_AHEAD = 2
+"""Batches held ready for a GPU."""
 
 
 def fit_base(
@@ -103,6 +47,9 @@ def fit_base(
     data_fingerprint: str,
     device: torch.device,
     resume: bool,
+    names: Sequence[str] | None = None,
+    processes: Processes | None = None,
+    log: RunLog | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train the base in place with AdamW (paper section 4.2), saving a resumable state now and then.
@@ -111,66 +58,124 @@ def fit_base(
         model: With the base to train; moved to the device.
         frames: uint8 (N, S, S, 3), BGR, normal images of all kinds.
         config: The run's configuration.
-        state_path: Where the resumable state lies.
+        state_path: Where the resumable state lies; only the leading process reads and writes it.
         data_fingerprint: Of the training images; a state of other data is refused.
         device: Where to train.
         resume: Go on from the state, when there is one.
+        names: Of the images, for messages; None for their numbers.
+        processes: Those that share each batch; None for this one alone.
+        log: Gets the iterations; None for none.
         progress: Called with iteration and loss.
 
     Raises:
         CheckpointError: The state is damaged, or of another configuration or other data.
-        TrainingError: The loss is not finite.
+        TrainingError: The loss or a weight is not finite, or the loss has diverged (`LossWatch`).
     """
-    base = model.base.to(device)
-    model.to(device)
-    if device.type == "cuda":
-        base.to(memory_format=torch.channels_last)
-    base.train()
-    optimizer = torch.optim.AdamW(
-        base.parameter_groups(), config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
+    processes = processes or Processes()
+    step = BaseStep(model, config, device, processes)
+    first, watch = 0, LossWatch()
+    if resume:
+        first, watch = _go_on(state_path, step, config, data_fingerprint, device)
+    features = FrozenFeatures(model, frames, config, device, sharers=processes.place.local_count)
+    if log is not None:
+        log.start(first)
+
+    def batch(iteration: int) -> torch.Tensor:
+        return batch_indices(
+            len(frames), config.batch_size, iteration, seed=config.seed, stream=BASE_SEED_STREAM
+        )
+
+    saved, due = first, False
+    iterations = range(first, config.iterations)
+    loaded = prefetched(
+        features.gather,
+        (processes.share(batch(iteration)) for iteration in iterations),
+        ahead=_AHEAD if device.type == "cuda" else 0,
+        device=device,
     )
-    rates = [group["lr"] for group in optimizer.param_groups]
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    first = 0
-    if resume and state_path.is_file():
-        first = _restore(state_path, base, optimizer, config, data_fingerprint)
-        _log.info("resumed at iteration %d", first)
-    mixed = _is_mixed(config.amp, device)
-    with _autocast(device, mixed=mixed):
-        fetch = _feature_fetcher(model, frames, config, device)
-    for iteration in range(first, config.iterations):
-        factor = learning_rate_factor(config.schedule, iteration, config.iterations)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
-        rows = batch_indices(len(frames), config.batch_size, iteration, seed=config.seed, stream=_SEED_STREAM)
-        with seeded(config.seed, _SEED_STREAM, iteration), _autocast(device, mixed=mixed):
-            encoded = fetch(rows)
-            loss = base.loss_on(encoded, progress=iteration / config.iterations)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip)
-        optimizer.step()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss became {value} at iteration {iteration} "
-                f"(images {rows.tolist()} of the training set). "
-                "Start again with a lower --learning-rate in another run folder (--out)."
-            )
-        if progress is not None:
-            progress(iteration + 1, value)
-        done = iteration + 1
-        if done % config.save_every == 0 or done == config.iterations:
-            _save(state_path, done, base, optimizer, config, data_fingerprint)
-    base.eval()
+    with closing(loaded):
+        for iteration, gathered in zip(iterations, loaded, strict=True):
+            loss = step(features.finish(gathered), iteration)
+            done = iteration + 1
+            due = due or done % config.save_every == 0 or done == config.iterations
+            problem = _problem(loss, watch, step if due else None)
+            if problem is not None:
+                shown = [str(row) if names is None else names[int(row)] for row in batch(iteration).tolist()]
+                raise TrainingError(
+                    f"{problem} at iteration {iteration}, on the images {', '.join(shown)}. "
+                    + _advice(state_path, saved, config)
+                )
+            if log is not None:
+                log.step(
+                    "base",
+                    done,
+                    config.iterations,
+                    loss,
+                    learning_rate=step.learning_rate,
+                    images=config.batch_size,
+                )
+            if progress is not None:
+                progress(done, loss)
+            # A state from the midst of a rise may be no good one: it waits until the loss is down again.
+            if due and (not watch.is_high or done == config.iterations):
+                if processes.place.leads:
+                    _save(state_path, done, step, watch, config, data_fingerprint)
+                saved, due = done, False
+    step.base.eval()
+
+
+def _problem(loss: float, watch: LossWatch, step: BaseStep | None) -> str | None:
+    """Say what is wrong with an iteration; a step is given where its weights are to be looked at."""
+    if not math.isfinite(loss):
+        return f"The loss became {loss}"
+    limit = watch.limit()
+    if watch.diverged(loss):
+        return (
+            f"The loss has diverged: it is {loss:.4g}, for {watch.patience} iterations in a row above "
+            f"{limit:.4g}, which is far from what it was before,"
+        )
+    if step is not None and not step.weights_are_finite():
+        return f"A weight became infinite or not a number with the loss still {loss:.4g}"
+    return None
+
+
+def _advice(state_path: Path, saved: int, config: TrainConfig) -> str:
+    kept = (
+        f"The last good state is {state_path}, of iteration {saved}; --resume goes on from it, which helps "
+        "after a fault of the machine only, since the same batches follow. "
+        if saved
+        else "No state had been saved yet. "
+    )
+    return (
+        f"{kept}Look at these images; if they are sound, start again with a --learning-rate lower than "
+        f"{config.learning_rate:g}, or with --gradient-clip 1, in another run folder (--out)."
+    )
+
+
+def _go_on(
+    path: Path, step: BaseStep, config: TrainConfig, data: str, device: torch.device
+) -> tuple[int, LossWatch]:
+    """Take the state up, where there is one; the leading process reads it and tells the others."""
+    processes, told = step.processes, None
+    if processes.place.leads and path.is_file():
+        first, watched = _restore(path, step.base, step.optimizer, config, data)
+        told = (first, watched, step.optimizer.state_dict() if processes.several else None)
+    told = processes.object_from_leader(told, device)
+    if told is None:
+        return 0, LossWatch()
+    first, watched, optimizer_state = told
+    processes.copy_from_leader(list(step.base.state_dict().values()))
+    if not processes.place.leads:
+        step.optimizer.load_state_dict(optimizer_state)
+    _log.info("resumed at iteration %d", first)
+    return first, LossWatch(watched)
 
 
 def _save(
     path: Path,
     iteration: int,
-    base: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    step: BaseStep,
+    watch: LossWatch,
     config: TrainConfig,
     data: str,
 ) -> None:
@@ -181,15 +186,17 @@ def _save(
             "iteration": iteration,
             "config": config.to_dict(),
             "data_fingerprint": data,
-            "base": base.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "base": step.base.state_dict(),
+            "optimizer": step.optimizer.state_dict(),
+            "losses": watch.state(),
         },
     )
 
 
 def _restore(
     path: Path, base: torch.nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, data: str
-) -> int:
+) -> tuple[int, Any]:
+    """Load a state into base and optimizer; return the iterations done and what the watch kept."""
     state: dict[str, Any] = load_tensors(path, kind="training state")
     if state.get("format") != "cada-edge-state":
         raise CheckpointError(
@@ -217,7 +224,7 @@ def _restore(
     try:
         base.load_state_dict(state["base"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["iteration"])
+        return int(state["iteration"]), state.get("losses")
     except Exception as error:  # broad: plain values of any type may stand anywhere in the file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

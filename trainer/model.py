@@ -70,7 +70,10 @@ class Normalize(nn.Module):
             float32 (N, 3, S, S), RGB, less the mean, over the standard deviation.
         """
         # The cast comes first: TensorRT takes no transpose of uint8 (NVIDIA/TensorRT#3985).
-        planes = frames.float().permute(0, 3, 1, 2)  # (N, S, S, 3) -> (N, 3, S, S)
+        return self.of_planes(frames.float().permute(0, 3, 1, 2))  # (N, S, S, 3) -> (N, 3, S, S)
+
+    def of_planes(self, planes: Tensor) -> Tensor:
+        """Normalise planes of grey levels, float32 (N, 3, S, S), BGR, 0-255."""
         return nn.functional.conv2d(planes, self.weight, self.bias)
 
 

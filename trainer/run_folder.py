@@ -11,13 +11,19 @@ from pathlib import Path
 
 from cada_edge.errors import ConfigError, OutputError
 
-__all__ = ["CHECKPOINT", "STATE", "claim_run_folder", "discard_results"]
+__all__ = ["CHECKPOINT", "LOG", "STATE", "TENSORBOARD", "claim_run_folder", "discard_results"]
 
 STATE = "state.pt"
 """The resumable state of the base's training."""
 
 CHECKPOINT = "checkpoint.pt"
 """What a finished run leaves."""
+
+LOG = "log.jsonl"
+"""The run's log (`cada_edge.trainer.run_log`); alone it keeps no run from starting anew in the folder."""
+
+TENSORBOARD = "tensorboard"
+"""Folder of TensorBoard's event files."""
 
 _LOCK = ".lock"
 
@@ -54,8 +60,10 @@ def claim_run_folder(run: Path, *, resume: bool, overwrite: bool) -> Iterator[No
 
 def discard_results(run: Path) -> None:
     """Remove what an earlier run left, so that nothing can be taken for this run's."""
-    for name in (CHECKPOINT, STATE):
+    for name in (CHECKPOINT, STATE, LOG):
         (run / name).unlink(missing_ok=True)
+    for file in (run / TENSORBOARD).glob("events.out.tfevents.*"):
+        file.unlink(missing_ok=True)
 
 
 def _make_folder(run: Path) -> None:

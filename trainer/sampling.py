@@ -41,12 +41,18 @@ def batch_indices(images: int, batch_size: int, iteration: int, *, seed: int, st
 
 
 @contextmanager
-def seeded(seed: int, stream: int, iteration: int) -> Iterator[None]:
-    """Run a block with torch's generators seeded for this iteration; the CPU's is put back afterwards."""
+def seeded(seed: int, stream: int, iteration: int, *, process: int = 0) -> Iterator[None]:
+    """Run a block with torch's generators seeded for this iteration; the CPU's is put back afterwards.
+
+    Args:
+        seed: The run's seed.
+        stream: Keeps several consumers of one run apart.
+        iteration: From 0.
+        process: Rank of the process, so that shares of one batch do not get the same noise.
+    """
     state = torch.random.get_rng_state()
-    torch.manual_seed(
-        int(np.random.SeedSequence([seed, stream, iteration]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    )
+    words = [seed, stream, iteration, process] if process else [seed, stream, iteration]
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1)))
     try:
         yield
     finally:

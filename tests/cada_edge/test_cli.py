@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cada_edge.cli import main
+from cada_edge.options import read_bytes
 
 COMMANDS = (
     "calibrate",
@@ -102,6 +103,35 @@ def test_eval_of_checkpoint_and_export_agree(trained: Path, exported: Path, line
         for name in ("i_auroc", "i_ap", "p_auroc", "p_ap"):
             assert first[part][name] == pytest.approx(second[part][name], abs=0.05)
     assert "mixed" in _run("eval", exported, line).stdout
+
+
+def test_eval_saves_maps_and_shows_progress(
+    exported: Path, trained: Path, line: Path, tmp_path: Path
+) -> None:
+    images = sorted(path.relative_to(line) for path in line.glob("*/test/*/*.png"))
+    for model in (exported, trained):
+        maps = tmp_path / model.suffix
+        arguments = ("eval", model, line, "--json", "--max-memory", "1MiB")
+        result = _run(*arguments, "--save-maps", maps)
+        assert "evaluate" in result.stderr
+        found = sorted(path.relative_to(maps) for path in maps.rglob("*.npy"))
+        assert found == [path.with_name(f"{path.name}.npy") for path in images]
+        assert np.load(maps / found[0]).shape == (64, 64)
+        assert json.loads(result.stdout) == json.loads(_run(*arguments).stdout)
+    assert "wanted a new or an empty folder" in " ".join(
+        _run("eval", exported, line, "--save-maps", tmp_path, code=2).stderr.split()
+    )
+
+
+@pytest.mark.parametrize("text", ["2", "GiB", "2 bananas", "-1GiB"])
+def test_a_memory_without_number_or_unit_is_refused(text: str, tmp_path: Path) -> None:
+    error = " ".join(_run("eval", "a.onnx", tmp_path, "--max-memory", text, code=2).stderr.split())
+    assert f"{text!r} came; wanted a number with its unit, as 512MiB, 2GiB or 1.5GB." in error
+
+
+def test_memory_sizes_are_read_with_their_unit() -> None:
+    sizes = {"1048576B": 2**20, "512MiB": 2**29, "1.5 GB": 1_500_000_000, "2gib": 2**31}
+    assert {text: read_bytes(None, None, text) for text in sizes} == sizes
 
 
 def test_eval_under_other_alignments(trained: Path, exported: Path, line: Path) -> None:

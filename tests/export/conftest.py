@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cada_edge.runtime.datasets import index_dataset
+from cada_edge.trainer.base_method import configure
 from cada_edge.trainer.config import AlignerConfig, TrainConfig
 from cada_edge.trainer.fit import fit
 from cada_edge.trainer.synthetic import KINDS, SyntheticConfig, write_line
@@ -34,3 +36,25 @@ def small_checkpoint(small_line: Path, tmp_path_factory: pytest.TempPathFactory)
         device="cpu",
     )
     return fit(index_dataset(small_line), tmp_path_factory.mktemp("runs") / "small", config).checkpoint
+
+
+SMALL_ENCODERS = {"revdist": "resnet18", "recontrast": "mobilenetv3_small_100", "uniad": "resnet18"}
+"""Small stand-ins for the paper's encoders."""
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(small_line: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give a checkpoint of a base method, trained for a few steps: ``checkpoint_of("revdist")``."""
+    trained: dict[str, Path] = {}
+
+    def of(base: str) -> Path:
+        if base not in trained:
+            values = {"base": base, "encoder": SMALL_ENCODERS[base], "encoder_weights": "random", "size": 64}
+            values |= {"iterations": 4, "batch_size": 4, "device": "cpu"}
+            values |= {"aligner": {"iterations": 40, "batch_size": 8}}
+            index = index_dataset(small_line)
+            run = fit(index, tmp_path_factory.mktemp("runs") / base, configure(values))
+            trained[base] = run.checkpoint
+        return trained[base]
+
+    return of

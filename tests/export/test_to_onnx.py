@@ -14,7 +14,8 @@ from cada_edge import Detector
 from cada_edge.errors import CheckFailedError, CheckpointError, ConfigError, OutputError
 from cada_edge.export import to_onnx
 from cada_edge.export.graph import FusedGraph
-from cada_edge.export.to_onnx import ExportConfig, ExportResult, export_onnx, reference_of
+from cada_edge.export.reference import reference_of
+from cada_edge.export.to_onnx import ExportConfig, ExportResult, export_onnx
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.backend import choose_backend
 from cada_edge.runtime.datasets import index_dataset

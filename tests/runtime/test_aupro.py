@@ -43,7 +43,7 @@ def measured(images: Images, limit: float) -> float | None:
     for anomaly_map, mask in images:
         pixels.append(anomaly_map, mask)
         regions.append(anomaly_map, mask)
-    return aupro([regions], pixels.negative.runs(), fpr_limit=limit)
+    return aupro([regions], [pixels.negative], fpr_limit=limit)
 
 
 def drawn_images(seed: int, *, levels: int | None) -> Images:
@@ -104,7 +104,7 @@ def test_groups_add_up_to_all_their_images() -> None:
     for index, (anomaly_map, mask) in enumerate(images):
         pixels.append(anomaly_map, mask)
         groups[index % 2].append(anomaly_map, mask)
-    assert aupro(groups, pixels.negative.runs()) == pytest.approx(by_brute_force(images, 0.3), abs=1e-9)
+    assert aupro(groups, [pixels.negative]) == pytest.approx(by_brute_force(images, 0.3), abs=1e-9)
 
 
 def test_none_without_defects_or_normal_pixels() -> None:

@@ -342,3 +342,25 @@ def test_the_guard_is_seen_through_float32_rounding(mean: float) -> None:
     maximum = float(np.float32(mean) + np.float32(floor))
     assert _is_clamped(float(np.float32(mean)), maximum, floor)
     assert not _is_clamped(mean, mean + 1.01 * floor, floor)
+
+
+def test_a_file_that_takes_the_cameras_frames_gets_them_unresized(
+    tmp_path: Path, write_tiny_model: Callable[..., Path]
+) -> None:
+    path = write_tiny_model(tmp_path / "m.onnx", frame_hw=(16, 16), input_hw=(8, 8))
+    with Detector(path) as detector:
+        assert (detector.frame_hw, detector.size_hw) == ((16, 16), (8, 8))
+        assert detector(GREY).score == pytest.approx(0.4, abs=1e-6)
+        assert [each.score for each in detector.batch([GREY, GREY[..., 0]])] == pytest.approx([0.4, 0.4])
+        with pytest.raises(FrameError, match=r"A frame of 16x17 came; the model takes frames of 16x16 only"):
+            detector(np.zeros((16, 17, 3), np.uint8))
+        with pytest.raises(FrameError, match=r"Frame 1 of the batch: A frame of 8x8 came"):
+            detector.batch([GREY, np.zeros((8, 8, 3), np.uint8)])
+
+
+def test_a_frame_size_that_the_file_does_not_have(
+    tmp_path: Path, write_tiny_model: Callable[..., Path]
+) -> None:
+    path = write_tiny_model(tmp_path / "m.onnx", frame_hw=(32, 16))
+    with pytest.raises(ModelMismatchError, match=r"takes frames of \(16, 16\); its manifest says \(32, 16\)"):
+        Detector(path).open()

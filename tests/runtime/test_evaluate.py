@@ -19,6 +19,7 @@ from cada_edge.runtime.datasets import Sample
 from cada_edge.runtime.evaluate import Evaluation, evaluate
 from cada_edge.runtime.images import write_image
 from cada_edge.runtime.masks import resize_mask
+from cada_edge.runtime.score_runs import ScoreRuns
 
 SIZE = (24, 16)
 Prediction = tuple[float, np.ndarray | None]
@@ -85,7 +86,7 @@ def by_references(line: Line, category: str | None) -> dict[str, float]:
     regions = RegionScores()
     for anomaly_map, mask in zip(maps, masks, strict=True):
         regions.append(anomaly_map, mask)
-    overlap = aupro([regions], [np.sort(maps[masks == 0])])
+    overlap = aupro([regions], [ScoreRuns.of(maps[masks == 0])])
     assert overlap is not None
     return {
         "i_auroc": 100 * roc_auc_score(labels, scores),
@@ -276,6 +277,41 @@ def test_predictions_are_taken_one_at_a_time(line: Line) -> None:
 
     evaluate(line.samples, predictions(), threshold=None, map_hw=SIZE)
     assert alive == list(range(24))
+
+
+def test_progress_counts_the_images(line: Line) -> None:
+    steps: list[tuple[int, int]] = []
+    measure(line, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 24) for done in range(1, 25)]
+
+
+def test_maps_are_saved_as_they_come(line: Line, tmp_path: Path) -> None:
+    folder = tmp_path / "maps"
+    seen: list[int] = []
+
+    def predictions() -> Iterator[Prediction]:
+        for prediction in line.predictions:
+            seen.append(len(list(folder.rglob("*.npy"))))
+            yield prediction
+
+    # A map that is not there, as an image without one has, leaves no file.
+    line.predictions[3] = (0.0, None)
+    evaluate(line.samples, predictions(), threshold=None, map_hw=SIZE, save_maps=folder)
+    assert seen == [0, 1, 2, 3, *range(3, 23)]
+    for sample, (_, anomaly_map) in zip(line.samples, line.predictions, strict=True):
+        file = folder / f"{sample.relative}.npy"
+        assert file.exists() == (anomaly_map is not None)
+        if anomaly_map is not None:
+            np.testing.assert_array_equal(np.load(file), anomaly_map)
+
+
+def test_too_little_memory_is_refused_before_the_model_runs(line: Line) -> None:
+    def predictions() -> Iterator[Prediction]:
+        raise AssertionError("the model ran")
+        yield
+
+    with pytest.raises(ConfigError, match=r"limit of 1000 bytes came; wanted at least 1048576 \(1 MiB\)"):
+        evaluate(line.samples, predictions(), threshold=None, map_hw=SIZE, max_memory_bytes=1000)
 
 
 @pytest.mark.parametrize("fault", [float("nan"), float("inf")])

@@ -8,14 +8,10 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cada_edge.errors import InputError
-from cada_edge.runtime.metrics import (
-    PixelScores,
-    ScoreRuns,
-    auroc,
-    average_precision,
-    rank_metrics,
-    rank_runs,
-)
+from cada_edge.runtime import score_runs
+from cada_edge.runtime.metrics import PixelScores, auroc, average_precision, rank_metrics, rank_runs
+from cada_edge.runtime.score_memory import SMALLEST_LIMIT, ScoreMemory
+from cada_edge.runtime.score_runs import ScoreRuns
 
 Pair = tuple[np.ndarray, np.ndarray]
 Draw = Callable[[np.random.Generator], Pair]
@@ -90,17 +86,46 @@ def test_equals_scikit_learn(draw: Draw, dtype: type[np.floating]) -> None:
     assert rank_metrics(positive, normal) == (auroc(positive, normal), average_precision(positive, normal))
 
 
+@pytest.mark.parametrize("window", [1, 500, 1 << 21])
+@pytest.mark.parametrize("spilled", [False, True])
 @pytest.mark.parametrize("draw", DRAWS)
-def test_pixels_in_many_short_runs_equal_scikit_learn(draw: Draw) -> None:
+def test_pixels_in_many_short_runs_equal_scikit_learn(
+    draw: Draw, spilled: bool, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Far smaller windows than in use: most of these sets would else be merged at once.
+    monkeypatch.setattr(score_runs, "_WINDOW", window)
     positive, normal = (scores.astype(np.float32) for scores in draw(np.random.default_rng(2)))
-    pixels = PixelScores()
-    pixels.positive, pixels.negative = ScoreRuns(run_length=700), ScoreRuns(run_length=999)
-    for part in np.array_split(positive, 7):
-        pixels.positive.append(part)
-    for part in np.array_split(normal, 11):
-        pixels.negative.append(part)
-    assert len(pixels.negative.runs()) == -(-normal.size // 999)
-    assert pixels.metrics() == pytest.approx(by_scikit_learn(positive, normal), abs=1e-9)
+    with ScoreMemory() as memory:
+        pixels = PixelScores()
+        pixels.positive = ScoreRuns(memory=memory, run_length=1700)
+        pixels.negative = ScoreRuns(memory=memory, run_length=9999)
+        for part in np.array_split(positive, 7):
+            pixels.positive.append(part)
+        for part in np.array_split(normal, 11):
+            pixels.negative.append(part)
+        if spilled:
+            pixels.positive.spill()
+            pixels.negative.spill()
+            assert memory.stored_bytes == 2 * (positive.size + normal.size)
+        assert len(pixels.negative.runs()) == -(-normal.size // 9999)
+        assert pixels.metrics() == pytest.approx(by_scikit_learn(positive, normal), abs=1e-9)
+
+
+def test_what_is_beyond_the_limit_is_ranked_as_well() -> None:
+    rng = np.random.default_rng(8)
+    positive = rng.normal(1.0, 1.0, 200_000).astype(np.float32)
+    normal = rng.normal(0.0, 1.0, 900_000).astype(np.float32)
+    with ScoreMemory(SMALLEST_LIMIT) as memory:
+        groups = [PixelScores(memory=memory) for _ in range(3)]
+        for group, part, other in zip(
+            groups, np.array_split(positive, 3), np.array_split(normal, 3), strict=True
+        ):
+            for piece in np.array_split(part, 5):
+                group.positive.append(piece)
+            for piece in np.array_split(other, 5):
+                group.negative.append(piece)
+        assert memory.stored_bytes >= 2 * 1_100_000 - SMALLEST_LIMIT
+        assert PixelScores.joint_metrics(groups) == pytest.approx(by_scikit_learn(positive, normal), abs=1e-9)
 
 
 def test_more_positives_than_are_ranked_at_once() -> None:
@@ -166,7 +191,7 @@ def test_one_class_only_gives_none() -> None:
     for pair in [(empty, some), (some, empty), (empty, empty)]:
         assert auroc(*pair) is None
         assert average_precision(*pair) is None
-    assert rank_runs([], [some]) == (None, None)
+    assert rank_runs([], [ScoreRuns.of(some)]) == (None, None)
     assert PixelScores().metrics() == (None, None)
 
 
@@ -184,15 +209,6 @@ def test_nan_is_refused_with_its_count() -> None:
 def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match=r"mask of shape \(3, 3\) came .* shape \(4, 4\).*resize_mask"):
         PixelScores().append(np.zeros((4, 4), np.float32), np.zeros((3, 3), np.uint8))
-
-
-def test_runs_take_four_bytes_a_score() -> None:
-    scores = ScoreRuns(run_length=1000)
-    for _ in range(25):
-        scores.append(np.ones((10, 10), np.float32))
-    assert len(scores) == 2500
-    assert [run.size for run in scores.runs()] == [1000, 1000, 500]
-    assert {run.dtype for run in scores.runs()} == {np.dtype(np.float32)}
 
 
 def test_no_numpy_warning_on_extreme_values() -> None:

@@ -175,3 +175,24 @@ def test_flipped_bytes_of_the_reference_file_are_seen(tiny_model: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ModelMismatchError, match="is not the one that the manifest describes"):
         verify(tiny_model)
+
+
+@pytest.mark.parametrize(("hw", "most"), [((1, 1), 8), ((1080, 1920), 2), ((3000, 4000), 1)])
+def test_large_frames_are_replayed_a_few_at_a_time(hw: tuple[int, int], most: int) -> None:
+    # Broadcast views: one pixel of memory, however large the frames are.
+    frames = np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (9, *hw, 3))
+    zeros = np.zeros(9, np.float32)
+    reference = Reference(
+        frames, zeros, np.zeros((9, 2), np.float32), np.zeros((9, 1, 1), np.float16), np.zeros(9, np.int8)
+    )
+    seen: list[int] = []
+
+    def infer(batch: np.ndarray) -> Outputs:
+        seen.append(len(batch))
+        count = len(batch)
+        return Outputs(
+            np.zeros(count, np.float32), np.zeros((count, 1, 1), np.float32), np.zeros((count, 2), np.float32)
+        )
+
+    replay(infer, reference, precision="fp32", backend="x")
+    assert (max(seen), sum(seen)) == (most, 9)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 from cada_edge.errors import ConfigError, InputError
 from cada_edge.trainer.config import TrainConfig
-from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder
+from cada_edge.trainer.encoders import IMAGENET_MEAN, IMAGENET_STD, build_encoder, state_dict_sha256
 from cada_edge.trainer.model import build_model
 from cada_edge.trainer.revdist import RevDist, RevDistOptions
 
@@ -105,6 +106,36 @@ def test_a_failed_download_says_how_to_bring_the_file(monkeypatch: pytest.Monkey
         InputError, match=r"could not be downloaded \(OSError: no route.*--encoder-weights encoder.pth"
     ):
         build_encoder("resnet18.tv_in1k")
+
+
+def test_downloaded_weights_have_a_fingerprint_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    create: Callable[..., torch.nn.Module] = timm.create_model
+    change = 0.0
+
+    def hub(name: str, *args: object, pretrained: bool = False, **options: object) -> torch.nn.Module:
+        torch.manual_seed(7)
+        network = create(name, *args, pretrained=False, **options)
+        if pretrained:
+            with torch.no_grad():
+                next(network.parameters())[0, 0, 0, 0] += change
+        return network
+
+    # The download itself is the one thing replaced: tests have no network.
+    monkeypatch.setattr(timm, "create_model", hub)
+    encoder, fingerprint = build_encoder("resnet18.tv_in1k")
+    assert fingerprint == state_dict_sha256(encoder.network.state_dict())
+    assert build_encoder("resnet18.tv_in1k")[1] == fingerprint
+    change = 1e-3
+    assert build_encoder("resnet18.tv_in1k")[1] != fingerprint
+
+
+def test_the_fingerprint_of_weights_is_that_of_names_types_shapes_and_bytes() -> None:
+    state = {"b": torch.tensor([1.0, -2.0], dtype=torch.bfloat16), "a": torch.tensor(3)}
+    content = b"a torch.int64 []\n" + (3).to_bytes(8, "little")
+    content += b"b torch.bfloat16 [2]\n" + b"\x80\x3f\x00\xc0"
+    assert state_dict_sha256(state) == hashlib.sha256(content).hexdigest()
+    turned = {"x": torch.arange(6).reshape(2, 3).t()}
+    assert state_dict_sha256(turned) == state_dict_sha256({"x": turned["x"].contiguous()})
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from cada_edge.errors import CheckpointError, ConfigError, DatasetError, OutputError
+from cada_edge.errors import CheckpointError, ConfigError, DatasetError, MissingExtraError, OutputError
 from cada_edge.runtime.datasets import index_dataset
 from cada_edge.runtime.holdout import split_holdout
+from cada_edge.trainer.base_step import learning_rate_factor
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint, load_tensors
 from cada_edge.trainer.config import TrainConfig
 from cada_edge.trainer.fit import choose_device, fit, score_frames
-from cada_edge.trainer.fit_base import learning_rate_factor
+from cada_edge.trainer.run_log import read_log
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -52,7 +53,7 @@ def whole_run(tiny_line: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_a_run_leaves_one_checkpoint_and_no_caches(whole_run: Path) -> None:
-    assert sorted(path.name for path in whole_run.iterdir()) == ["checkpoint.pt", "state.pt"]
+    assert sorted(path.name for path in whole_run.iterdir()) == ["checkpoint.pt", "log.jsonl", "state.pt"]
 
 
 def test_checkpoint_holds_what_export_and_evaluation_need(whole_run: Path, tiny_line: Path) -> None:
@@ -104,6 +105,38 @@ def test_a_killed_run_resumes_to_the_same_bits(
     _assert_same(
         load_checkpoint(tmp_path / "run" / "checkpoint.pt"), load_checkpoint(whole_run / "checkpoint.pt")
     )
+    curves = [
+        [(row["stage"], row["iteration"], row["loss"]) for row in read_log(log) if row["row"] == "step"]
+        for log in (tmp_path / "run" / "log.jsonl", whole_run / "log.jsonl")
+    ]
+    assert curves[0] == curves[1]
+    assert [(stage, iteration) for stage, iteration, _ in curves[0]] == [("base", 4), ("aligner", 6)]
+
+
+def test_the_logs_header_says_what_was_trained_on_what(whole_run: Path, tiny_line: Path) -> None:
+    checkpoint = load_checkpoint(whole_run / "checkpoint.pt")
+    header, *_, last = read_log(whole_run / "log.jsonl")
+    assert header["config"] == checkpoint.config.to_dict()
+    assert header["data_fingerprint"] == checkpoint.data_fingerprint
+    assert header["encoder_sha256"] == checkpoint.encoder_fingerprint == "random"
+    assert header["device"] == {"type": "cpu", "name": None, "processes": 1}
+    assert header["versions"]["torch"] == checkpoint.versions["torch"]
+    training, held_out = split_holdout(index_dataset(tiny_line).train, fraction=0.1, seed=0)
+    assert (header["training_images"], header["held_out_images"]) == (len(training), len(held_out))
+    assert (last["row"], last["threshold"]) == ("finished", checkpoint.threshold)
+
+
+def test_tensorboard_comes_with_an_extra(
+    tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(tiny_config, iterations=1)
+    fit(index_dataset(tiny_line), tmp_path / "run", config, tensorboard=True)
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))) == 1
+    monkeypatch.setattr("cada_edge.trainer.fit.find_spec", lambda name: None)
+    wanted = r"TensorBoard logging needs the package 'tensorboard'.* pip install 'cada-edge\[tensorboard\]'"
+    with pytest.raises(MissingExtraError, match=wanted):
+        fit(index_dataset(tiny_line), tmp_path / "other", config, tensorboard=True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_cached_and_uncached_encoder_features_give_the_same_loss(
@@ -246,7 +279,7 @@ def test_a_full_disk_while_saving_keeps_the_last_state(
     with pytest.raises(OutputError, match="No space left on device"):
         fit(index_dataset(tiny_line), tmp_path, tiny_config, resume=True)
     assert (tmp_path / "state.pt").read_bytes() == state
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "state.pt"]
 
 
 @pytest.mark.parametrize("name", ["state.pt", "checkpoint.pt"])
@@ -264,11 +297,13 @@ def test_an_earlier_run_is_not_overwritten_by_accident(
 def test_overwrite_starts_again_and_leaves_nothing_of_the_earlier_run(
     whole_run: Path, tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
-    for name in ("state.pt", "checkpoint.pt"):
+    (tmp_path / "tensorboard").mkdir()
+    for name in ("state.pt", "checkpoint.pt", "log.jsonl", "tensorboard/events.out.tfevents.1.host"):
         (tmp_path / name).write_bytes(b"of an earlier run")
     with pytest.raises(_StoppedError):
         fit(index_dataset(tiny_line), tmp_path, tiny_config, overwrite=True, progress=_stop_at(1))
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["log.jsonl", "tensorboard"]
+    assert [row["row"] for row in read_log(tmp_path / "log.jsonl")] == ["header", "stopped"]
     fit(index_dataset(tiny_line), tmp_path, tiny_config, overwrite=True)
     _assert_same(load_checkpoint(tmp_path / "checkpoint.pt"), load_checkpoint(whole_run / "checkpoint.pt"))
     fit(index_dataset(tiny_line), tmp_path, tiny_config, resume=True)
@@ -297,7 +332,7 @@ def test_a_second_run_in_the_same_folder_is_refused(
 
     fit(index_dataset(tiny_line), tmp_path, tiny_config, progress=second)
     assert refused == ["base"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "state.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl", "state.pt"]
 
 
 @pytest.mark.parametrize(("factor", "warns"), [(0.04, True), (0.06, False), (19, False), (21, True)])
@@ -361,8 +396,10 @@ def test_training_on_cuda_gives_a_checkpoint_that_runs_on_the_cpu(
     tiny_line: Path, tiny_config: TrainConfig, tmp_path: Path
 ) -> None:
     for cache in ("on", "off"):
-        config = dataclasses.replace(tiny_config, device="cuda", cache_features=cache)
+        # Without the cache the loader's thread pins frames; with it, features.
+        config = dataclasses.replace(tiny_config, device="cuda", cache_features=cache, compile=cache == "off")
         fit(index_dataset(tiny_line), tmp_path / cache, config)
+        assert read_log(tmp_path / cache / "log.jsonl")[0]["device"]["name"] == torch.cuda.get_device_name()
         fit(index_dataset(tiny_line), tmp_path / cache, config, resume=True)
         model = load_checkpoint(tmp_path / cache / "checkpoint.pt").model
         scores = score_frames(model, np.zeros((2, 64, 64, 3), np.uint8), torch.device("cpu"))

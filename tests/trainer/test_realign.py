@@ -80,7 +80,7 @@ def test_an_aligner_on_a_trained_base_is_that_of_a_whole_run(
         assert [path.name for path in again.checkpoint.parent.iterdir()] == ["checkpoint.pt"]
         assert (base_run / "aligner_features.npy").is_file()
         discard_features(base_run)
-        assert sorted(path.name for path in base_run.iterdir()) == ["checkpoint.pt", "state.pt"]
+        assert sorted(path.name for path in base_run.iterdir()) == ["checkpoint.pt", "log.jsonl", "state.pt"]
     discard_features(base_run)
 
 

@@ -1,0 +1,207 @@
+"""What the score's top-k mean costs as one TopK and as the bisection that takes its place above k = 3840.
+
+Each is exported alone, of maps of one side, and run on a CPU engine; the two take turns. TensorRT builds the
+TopK up to k = 3840 only, so beyond it the comparison is with an operator that its engines cannot have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cada_edge.benchmarks.machine import describe_machine
+from cada_edge.trainer.scoring import TOP_K_LIMIT, top_count, top_mean_by_bisection
+
+__all__ = ["KINDS", "TopMeanFigures", "engine", "export_top_mean", "main", "measure"]
+
+_FRACTION = 0.01
+
+
+def _by_top_k(maps: Tensor, count: int) -> Tensor:
+    return maps.flatten(1).topk(count, dim=1, sorted=False).values.mean(1)
+
+
+KINDS: dict[str, Callable[[Tensor, int], Tensor]] = {"top-k": _by_top_k, "bisection": top_mean_by_bisection}
+"""The two ways."""
+
+
+@dataclass(frozen=True)
+class TopMeanFigures:
+    """One way at one size."""
+
+    kind: str
+    """A key of `KINDS`."""
+    side: int
+    """Of the map, in pixels."""
+    count: int
+    """Pixels averaged: 1 %."""
+    export_s: float
+    """Time to write the ONNX file, in seconds, once."""
+    nodes: int
+    """Operators of the file."""
+    p50_ms: dict[str, float]
+    """Engine -> median time of a call on one map, in milliseconds."""
+    largest_error: float
+    """Largest |score - float64| / max(1, |score|) of the engines, on a random map with an outlier of 1e6."""
+    in_tensorrt: bool
+    """Whether TensorRT builds it."""
+
+
+class _TopMean(nn.Module):
+    def __init__(self, kind: str, count: int) -> None:
+        super().__init__()
+        self.compute, self.count = KINDS[kind], count
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.compute(maps, self.count)
+
+
+def export_top_mean(path: Path, kind: str, side: int, count: int) -> None:
+    """Write a graph of the top-k mean alone.
+
+    Args:
+        path: File to write; its input is 'maps', float32 (N, side, side), its output 'score', (N,).
+        kind: A key of `KINDS`.
+        side: Of the maps, in pixels.
+        count: Pixels to average.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter about itself
+        program = torch.onnx.export(
+            _TopMean(kind, count),
+            (torch.zeros(2, side, side),),
+            input_names=["maps"],
+            output_names=["score"],
+            dynamic_shapes={"maps": {0: torch.export.Dim("batch", min=1, max=64)}},
+            opset_version=18,
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(path, external_data=False)
+
+
+def engine(
+    path: Path, name: str, *, threads: int = 1
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Open a graph of `export_top_mean`.
+
+    Args:
+        path: The file.
+        name: 'onnxruntime' or 'openvino', which is told to compute in fp32.
+        threads: CPU threads.
+
+    Returns:
+        A function from maps (N, side, side) to scores (N,).
+    """
+    if name == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+        def run(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.asarray(session.run(["score"], {"maps": maps})[0], np.float32)
+
+        return run
+    import openvino
+
+    settings: Any = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda maps: np.array(compiled(maps)[0], np.float32)
+
+
+def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
+    """Export and time both ways at one size.
+
+    Args:
+        side: Of the map, in pixels.
+        repeats: Timed calls of each, after three that are not.
+    """
+    maps = np.random.default_rng(side).random((1, side, side), np.float32)
+    extreme = maps.copy()
+    extreme[0, 3, 5] = 1e6
+    count = top_count(side, _FRACTION)
+    wanted = np.sort(extreme.astype(np.float64), axis=None)[-count:].mean()
+    runs: dict[tuple[str, str], Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {}
+    seconds, nodes, errors = {}, {}, dict.fromkeys(KINDS, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            path = Path(folder) / f"{kind}.onnx"
+            started = time.perf_counter()
+            export_top_mean(path, kind, side, count)
+            seconds[kind] = time.perf_counter() - started
+            nodes[kind] = len(onnx.load(path).graph.node)
+            for name in ("onnxruntime", "openvino"):
+                runs[kind, name] = run = engine(path, name)
+                error = abs(float(run(extreme)[0]) - wanted) / max(1.0, abs(wanted))
+                errors[kind] = max(errors[kind], error)
+        times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+        for turn in range(3 + repeats):
+            for key, run in runs.items():
+                started = time.perf_counter()
+                run(maps)
+                if turn >= 3:
+                    times[key].append((time.perf_counter() - started) * 1e3)
+    return [
+        TopMeanFigures(
+            kind=kind,
+            side=side,
+            count=count,
+            export_s=seconds[kind],
+            nodes=nodes[kind],
+            p50_ms={name: statistics.median(values) for (of, name), values in times.items() if of == kind},
+            largest_error=errors[kind],
+            in_tensorrt=kind == "bisection" or count <= TOP_K_LIMIT,
+        )
+        for kind in KINDS
+    ]
+
+
+def _text(figures: list[TopMeanFigures]) -> str:
+    lines = [f"{'side':>5} {'k':>6} {'kind':10} {'export':>8} {'nodes':>6} {'error':>8}  time of a call"]
+    for each in figures:
+        calls = ", ".join(f"{name} {value:.2f} ms" for name, value in each.p50_ms.items())
+        lines.append(
+            f"{each.side:5} {each.count:6} {each.kind:10} {each.export_s:6.1f} s {each.nodes:6} "
+            f"{each.largest_error:8.1e}  {calls}{'' if each.in_tensorrt else ' (not in TensorRT)'}"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--side", "sides", type=int, multiple=True, default=(256, 640, 1024), show_default=True)
+@click.option("--repeats", type=int, default=30, show_default=True, help="Timed calls of each.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(sides: tuple[int, ...], repeats: int, as_json: bool) -> None:
+    """Compare the top-k mean by TopK and by bisection: export, operators, error and time, on one thread."""
+    figures = [each for side in sides for each in measure(side, repeats=repeats)]
+    if as_json:
+        record = {
+            "figures": [dataclasses.asdict(each) for each in figures],
+            "torch": torch.__version__,
+            "machine": describe_machine(),
+        }
+        click.echo(json.dumps(record, indent=2))
+    else:
+        click.echo(_text(figures))
+
+
+if __name__ == "__main__":
+    main()
