@@ -181,11 +181,16 @@ def _group(scores: NDArray[np.float32]) -> _Run:
         scores: float32 (N,), N >= 1, without NaN; left as they are.
     """
     keys = ordered_keys(scores)
-    upper = (keys >> _HALF).astype(np.uint16)
-    lower = keys.astype(np.uint16)[np.argsort(upper, kind="stable")]
+    lower = keys.astype(np.uint16)
+    keys >>= _HALF
+    upper = keys.astype(np.uint16)
     counts = np.bincount(upper, minlength=_BUCKETS)
     buckets = np.flatnonzero(counts)
-    return _Run(buckets.astype(np.uint16), _starts(counts[buckets]).astype(np.int32), lower)
+    return _Run(
+        buckets=buckets.astype(np.uint16),
+        starts=_starts(counts[buckets]).astype(np.int32),
+        lower=lower[np.argsort(upper, kind="stable")],
+    )
 
 
 def tally(parts: Sequence[ScoreRuns]) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
@@ -329,15 +334,21 @@ def _merge(parts: Sequence[tuple[_Run, int, int]]) -> NDArray[np.uint32]:
     buckets = np.concatenate([run.buckets[b:e] for run, b, e in parts])
     sizes = np.concatenate([np.diff(run.starts[b : e + 1]) for run, b, e in parts])
     if len(parts) > 1 and buckets.min() != buckets.max():
-        # Pieces of a bucket lie apart, one in each run: move each to its place, as one gather.
+        # Pieces of a bucket lie apart, one in each run: move each to its place, as one gather. Large arrays
+        # are few here: what the allocator hands back to the system costs more to get again than the sorting.
         order = np.argsort(buckets, kind="stable")
         lie_at = _starts(sizes)[order]
         buckets, sizes = buckets[order], sizes[order]
-        lower = lower[np.repeat(lie_at - _starts(sizes)[:-1], sizes) + np.arange(lower.size)]
+        source = np.ones(lower.size, np.intp)
+        source[0] = lie_at[0]
+        source[_starts(sizes)[1:-1]] = lie_at[1:] - lie_at[:-1] - sizes[:-1] + 1
+        lower = lower[np.cumsum(source, out=source)]
+        del source
     change = np.flatnonzero(buckets[1:] != buckets[:-1]) + 1
     begin = 0
     for end in [*_starts(sizes)[change].tolist(), lower.size]:
         lower[begin:end].sort(kind="stable")
         begin = end
-    keys: NDArray[np.uint32] = np.repeat(buckets.astype(np.uint32) << _HALF, sizes) | lower
+    keys: NDArray[np.uint32] = np.repeat(buckets.astype(np.uint32) << _HALF, sizes)
+    keys |= lower
     return keys
