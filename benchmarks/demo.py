@@ -16,18 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from cada_edge.benchmarks.demo_result import VARIANTS, DemoResult, Example, VariantResult
+from cada_edge.benchmarks.examples import first_of_each_kind, make_example
 from cada_edge.benchmarks.machine import describe_machine
 from cada_edge.benchmarks.report import write_report
 from cada_edge.errors import CheckFailedError, ConfigError
 from cada_edge.export.to_onnx import ExportResult, export_onnx
 from cada_edge.files import write_atomic
 from cada_edge.runtime.conformal import conformal_threshold
-from cada_edge.runtime.datasets import DatasetIndex, Sample, index_dataset
+from cada_edge.runtime.datasets import DatasetIndex, index_dataset
 from cada_edge.runtime.detector import Detector
 from cada_edge.runtime.holdout import split_holdout
-from cada_edge.runtime.images import read_image, read_mask
-from cada_edge.runtime.masks import DEFAULT_CONVENTION, resize_mask
-from cada_edge.runtime.preprocess import preprocess
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint
 from cada_edge.trainer.config import AlignerConfig, TrainConfig
 from cada_edge.trainer.encoders import build_encoder
@@ -38,8 +36,6 @@ from cada_edge.trainer.synthetic import SyntheticConfig, write_line
 __all__ = ["DemoConfig", "draw_line", "run_demo", "train_config"]
 
 Progress = Callable[[str, int, int, float], None]
-
-_EXAMPLES_PER_KIND = 1
 
 _EXAMPLES_RULE = "The examples are each kind's first defective and first good test image, not a selection."
 
@@ -238,30 +234,14 @@ def _average_range(checkpoint: Checkpoint) -> tuple[float, float]:
 
 
 def _examples(index: DatasetIndex, scored: dict[str, Scored], size: int) -> tuple[Example, ...]:
-    """Choose the first defect and the first good part of each kind: a rule, not a selection."""
-    chosen: list[int] = []
-    for anomalous in (True, False):
-        for category in index.categories:
-            rows = [
-                row
-                for row, sample in enumerate(index.test)
-                if sample.category == category and sample.anomalous == anomalous
-            ]
-            chosen += rows[:_EXAMPLES_PER_KIND]
-    return tuple(_example(row, index.test[row], scored, size) for row in chosen)
-
-
-def _example(row: int, sample: Sample, scored: dict[str, Scored], size: int) -> Example:
-    mask = np.zeros((size, size), np.uint8)
-    if sample.mask is not None:
-        mask = resize_mask(read_mask(sample.mask), (size, size), DEFAULT_CONVENTION)
-    return Example(
-        frame=preprocess(read_image(sample.image), (size, size)),
-        mask=mask,
-        category=sample.category,
-        defect=sample.defect,
-        maps={name: scored[name].maps[row] for name in VARIANTS},
-        scores={name: float(scored[name].scores[row]) for name in VARIANTS},
+    return tuple(
+        make_example(
+            index.test[row],
+            size,
+            {name: scored[name].maps[row] for name in VARIANTS},
+            {name: float(scored[name].scores[row]) for name in VARIANTS},
+        )
+        for row in first_of_each_kind(index.test)
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,7 +13,7 @@ from cada_edge.benchmarks.demo_result import DemoResult, Example
 from cada_edge.benchmarks.finding import significant
 from cada_edge.benchmarks.plots import FONT_PT, LIGHT, WIDTH_IN, Theme, shorten
 
-__all__ = ["HEAT_MAP_COLOURS", "draw_examples", "strip_of_example", "unaligned_range"]
+__all__ = ["HEAT_MAP_COLOURS", "draw_examples", "range_of_examples", "strip_of_example", "unaligned_range"]
 
 HEAT_MAP_COLOURS = "inferno"
 """Matplotlib's name of the colours of the heat-maps."""
@@ -20,17 +22,19 @@ _OUTLINE = (255, 235, 59)
 """RGB of the ground truth's outline, drawn inside a black one so that it shows on any part."""
 
 
-def draw_examples(result: DemoResult, *, theme: Theme = LIGHT) -> Figure:
+def draw_examples(
+    examples: Sequence[Example], average_range: tuple[float, float], *, theme: Theme = LIGHT
+) -> Figure:
     """Draw the examples as rows of frame, outlined defect, heat-map without and with alignment.
 
     In the manner of the paper's Fig. 6, in the colours of `strip_of_example`.
 
     Args:
-        result: What was measured, with at least one example.
+        examples: At least one.
+        average_range: What the heat-maps without alignment show as 0 and 1.
         theme: Colours.
     """
-    average_range = unaligned_range(result)
-    strips = [strip_of_example(example, average_range) for example in result.examples]
+    strips = [strip_of_example(example, average_range) for example in examples]
     figure = Figure(
         figsize=(WIDTH_IN, 0.3 + 1.35 * len(strips)),
         # About a pixel for a pixel: enlarged frames make large files and show no more.
@@ -43,7 +47,7 @@ def draw_examples(result: DemoResult, *, theme: Theme = LIGHT) -> Figure:
         fontsize=FONT_PT,
         color=theme.ink,
     )
-    for row, (example, strip) in enumerate(zip(result.examples, strips, strict=True)):
+    for row, (example, strip) in enumerate(zip(examples, strips, strict=True)):
         axes = figure.add_subplot(len(strips), 1, row + 1)
         axes.imshow(strip)
         axes.axis("off")
@@ -69,8 +73,17 @@ def unaligned_range(result: DemoResult) -> tuple[float, float]:
     """
     if result.average_range is not None:
         return result.average_range
-    good = [example for example in result.examples if not example.mask.any()] or list(result.examples)
-    maps = [example.maps["none"] for example in good]
+    return range_of_examples(result.examples)
+
+
+def range_of_examples(examples: Sequence[Example]) -> tuple[float, float]:
+    """Return mean and maximum of the good examples' maps without alignment, averaged over them.
+
+    Args:
+        examples: At least one; where none is good, all count.
+    """
+    maps = [example.maps["none"] for example in examples if not example.mask.any()]
+    maps = maps or [example.maps["none"] for example in examples]
     return float(np.mean([np.mean(map_) for map_ in maps])), float(np.mean([np.max(map_) for map_ in maps]))
 
 

@@ -1,10 +1,10 @@
-"""Figures of a demo run: score distributions and latency, each as its own `Figure` without pyplot."""
+"""Figures of reports: score distributions and latency, each as its own `Figure` without pyplot."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from cada_edge.benchmarks.demo_result import DemoResult
 from cada_edge.benchmarks.finding import significant
 
 __all__ = [
@@ -61,50 +60,68 @@ _DPI = 200
 _LABEL_LENGTH = 16
 
 
-def order_kinds(result: DemoResult) -> list[str]:
-    """Return the kinds by their median normal score without alignment, lowest first.
+def order_kinds(
+    scores: NDArray[np.floating[Any]], categories: Sequence[str], anomalous: NDArray[np.bool_]
+) -> list[str]:
+    """Return the kinds by their median normal score, lowest first; those without normal images come last.
 
-    Kinds without normal images come last.
+    Args:
+        scores: (N,), for the order of several drawings those without alignment.
+        categories: Kind of each image, (N,).
+        anomalous: (N,).
     """
-    categories = np.array(result.categories)
-    scores = result.variants["none"].scores
+    names = np.array(categories)
     medians = {}
-    for kind in sorted(set(result.categories)):
-        normal = scores[(categories == kind) & ~result.anomalous]
+    for kind in sorted(set(categories)):
+        normal = scores[(names == kind) & ~anomalous]
         medians[kind] = float(np.median(normal)) if normal.size else float("inf")
     return sorted(medians, key=lambda kind: medians[kind])
 
 
-def draw_scores(result: DemoResult, variant: str, *, theme: Theme = LIGHT) -> Figure:
-    """Draw every image's score, kind by kind, good above defective, with the one threshold through all kinds.
+def draw_scores(
+    scores: NDArray[np.floating[Any]],
+    categories: Sequence[str],
+    anomalous: NDArray[np.bool_],
+    *,
+    kinds: Sequence[str],
+    threshold: float | None,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw every image's score, kind by kind, good above defective, and the one threshold through all kinds.
 
     In the manner of the paper's Fig. 5.
 
     Args:
-        result: What was measured.
-        variant: Whose scores.
+        scores: (N,).
+        categories: Kind of each image, (N,).
+        anomalous: (N,).
+        kinds: From top to bottom.
+        threshold: None where there is none to draw.
         theme: Colours.
     """
-    kinds = order_kinds(result)
-    measured = result.variants[variant]
     figure, axes = _blank(theme, height_in=0.95 + 0.36 * len(kinds))
-    categories = np.array(result.categories)
+    names = np.array(categories)
     for row, kind in enumerate(kinds):
         if row % 2 == 0:
             axes.axhspan(row - 0.5, row + 0.5, color=theme.faint, alpha=0.45, linewidth=0)
         for is_anomalous, offset, colour in ((False, -0.2, theme.normal), (True, 0.2, theme.anomalous)):
-            scores = measured.scores[(categories == kind) & (result.anomalous == is_anomalous)]
-            _draw_strip(axes, scores, row + offset, colour)
-    axes.axvline(measured.threshold, color=theme.ink, linewidth=1.2, linestyle=(0, (5, 2)))
+            _draw_strip(axes, scores[(names == kind) & (anomalous == is_anomalous)], row + offset, colour)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_yticks(range(len(kinds)), [shorten(kind) for kind in kinds])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(_scale_scores(axes, measured.scores, measured.threshold))
+    axes.set_xlabel(_scale_scores(axes, scores, threshold))
+    if threshold is not None:
+        _draw_threshold(axes, threshold, theme)
+    return figure
+
+
+def _draw_threshold(axes: Axes, threshold: float, theme: Theme) -> None:
+    axes.axvline(threshold, color=theme.ink, linewidth=1.2, linestyle=(0, (5, 2)))
     axes.annotate(
-        f"threshold {significant(measured.threshold)}",
-        (measured.threshold, 1.0),
+        f"threshold {significant(threshold)}",
+        (threshold, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(0, 3),
         textcoords="offset points",
@@ -113,7 +130,6 @@ def draw_scores(result: DemoResult, variant: str, *, theme: Theme = LIGHT) -> Fi
         fontsize=FONT_PT,
         color=theme.ink,
     )
-    return figure
 
 
 def draw_latency(
@@ -185,7 +201,7 @@ def _blank(theme: Theme, *, height_in: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_strip(axes: Axes, scores: NDArray[np.float32], height: float, colour: str) -> None:
+def _draw_strip(axes: Axes, scores: NDArray[np.floating[Any]], height: float, colour: str) -> None:
     """Draw every score as a point and their median as a stroke."""
     if not scores.size:
         return
@@ -206,11 +222,12 @@ def _draw_strip(axes: Axes, scores: NDArray[np.float32], height: float, colour: 
     axes.vlines(float(np.median(scores)), height - 0.17, height + 0.17, color=colour, linewidth=2.0, zorder=4)
 
 
-def _scale_scores(axes: Axes, scores: NDArray[np.float32], threshold: float) -> str:
+def _scale_scores(axes: Axes, scores: NDArray[np.floating[Any]], threshold: float | None) -> str:
     """Fit the score axis and name it; a few far scores that would squeeze the rest get a logarithmic end."""
-    values = np.append(np.asarray(scores, np.float64), threshold)
+    marked = [] if threshold is None else [threshold]
+    values = np.append(np.asarray(scores, np.float64), marked)
     low, high = float(values.min()), float(values.max())
-    most = max(float(np.quantile(values, 0.95)), threshold)
+    most = max(float(np.quantile(values, 0.95)), *marked, -np.inf)
     if most <= 0 or high - low < 3 * (most - low):
         margin = 0.03 * (high - low) or 0.5
         axes.set_xlim(low - margin, high + margin)

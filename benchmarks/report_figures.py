@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from cada_edge.benchmarks.demo_result import DemoResult, Example
 from cada_edge.benchmarks.finding import significant
 from cada_edge.benchmarks.heat_maps import HEAT_MAP_COLOURS, draw_examples, strip_of_example, unaligned_range
-from cada_edge.benchmarks.plots import DARK, LIGHT, draw_latency, draw_scores, to_png
+from cada_edge.benchmarks.plots import DARK, LIGHT, draw_latency, draw_scores, order_kinds, to_png
 from cada_edge.benchmarks.report_page import escape, figure, image_source, paragraph, section
 from cada_edge.files import write_atomic
 
@@ -31,11 +31,19 @@ def scores_section(result: DemoResult, folder: Path) -> str:
         result: What was measured.
         folder: Where the figures are written as files.
     """
+    kinds = order_kinds(result.variants["none"].scores, result.categories, result.anomalous)
     panels = []
     for variant, heading in (("none", "Before: without alignment"), ("cada", "After: with CADA")):
         picture = _picture(
             folder / f"scores-{variant}.png",
-            partial(draw_scores, result, variant),
+            partial(
+                draw_scores,
+                result.variants[variant].scores,
+                result.categories,
+                result.anomalous,
+                kinds=kinds,
+                threshold=result.variants[variant].threshold,
+            ),
             alternative=f"Scores of the images of each kind and the one threshold. {heading}.",
         )
         panels.append(f"<div><h3>{escape(heading)}</h3>{picture}</div>")
@@ -63,8 +71,8 @@ def heat_maps_section(result: DemoResult, folder: Path) -> str:
     """
     if not result.examples:
         return section("Heat-maps", paragraph("No examples were recorded."))
-    write_atomic(folder / "examples.png", to_png(draw_examples(result)))
     low, high = unaligned_range(result)
+    write_atomic(folder / "examples.png", to_png(draw_examples(result.examples, (low, high))))
     origin = "the training images" if result.average_range is not None else "the good examples below"
     colours = matplotlib.colormaps[HEAT_MAP_COLOURS]
     stops = ", ".join(to_hex(colours(step / 8)) for step in range(9))

@@ -17,6 +17,7 @@ from cada_edge.benchmarks.reproduction_cells import (
     read_cell,
     run_cells,
 )
+from cada_edge.benchmarks.reproduction_figures import write_figures
 from cada_edge.benchmarks.reproduction_plan import Cell, Plan, assign_datasets, make_plan, pick_table
 from cada_edge.benchmarks.reproduction_report import ReproducedRow, Reproduction, describe_protocols
 from cada_edge.errors import TrainingError
@@ -48,7 +49,8 @@ def reproduce(
     Args:
         table: Its number.
         data: Folders of the table's data sets; rows on a data set that is not among them are not run.
-        out: Folder of all runs; ``table-<n>.json`` and ``table-<n>.md`` are written there.
+        out: Folder of all runs; ``table-<n>.json``, ``table-<n>.md`` and its figures in the manner of the
+            paper's Fig. 5 and Fig. 6, ``table-<n>-figures/``, are written there.
         rows: Names of rows; none for all.
         bases: Base methods; none for all.
         seeds: Our figure is the mean over them.
@@ -82,8 +84,14 @@ def reproduce(
     result = _collect(plan, indexes, settings, failures, tuple(seeds))
     stem = settings.out / f"table-{table}"
     write_atomic(stem.with_suffix(".json"), (json.dumps(result.to_dict(), indent=1) + "\n").encode())
-    write_atomic(stem.with_suffix(".md"), (result.to_markdown() + "\n").encode())
+    figures = write_figures(plan, indexes, settings)
+    write_atomic(stem.with_suffix(".md"), (_with_pictures(result, figures) + "\n").encode())
     return result
+
+
+def _with_pictures(result: Reproduction, figures: Sequence[Path]) -> str:
+    pictures = [f"![{path.stem}]({path.parent.name}/{path.name})" for path in figures]
+    return "\n\n".join([result.to_markdown(), *pictures])
 
 
 def _run(

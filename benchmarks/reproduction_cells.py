@@ -5,6 +5,7 @@ On disk, below the output folder, shared by all tables::
     <data set>/<base>-seed<n>-<digest>/             the base's run folder
     <data set>/<base>-seed<n>-<digest>/<aligner>/   the checkpoint of one aligner, and
         top-<fraction>.json                         what was measured: a cell that is not run again
+        examples-<alignment>.npz                    heat-maps of a few images, for the figures
 
 The digests stand for everything that changes a figure: configuration and list of images.
 """
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cada_edge.benchmarks.examples import first_of_each_kind
 from cada_edge.benchmarks.paper import HEADINGS, Method
 from cada_edge.benchmarks.reproduction_plan import Cell, describe_departures
 from cada_edge.errors import ConfigError
@@ -40,7 +44,15 @@ from cada_edge.trainer.realign import discard_features, realign
 from cada_edge.trainer.run_folder import CHECKPOINT
 from cada_edge.trainer.scoring import top_count, top_mean
 
-__all__ = ["Settings", "cell_config", "cell_file", "list_departures", "read_cell", "run_cells"]
+__all__ = [
+    "Settings",
+    "cell_config",
+    "cell_file",
+    "list_departures",
+    "read_cell",
+    "read_example_maps",
+    "run_cells",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -171,6 +183,33 @@ def read_cell(path: Path) -> dict[str, Any] | None:
     return content if whole else None
 
 
+def read_example_maps(cell: Cell, index: DatasetIndex, settings: Settings) -> dict[str, NDArray[np.float32]]:
+    """Read the kept maps of a finished cell: an image's place in the data set -> float32 (S, S), aligned.
+
+    Empty where none were kept, or none that can be used.
+    """
+    path = _examples_file(_run_folder(cell, index, settings), cell)
+    try:
+        with np.load(path) as maps:
+            return {name: maps[name].astype(np.float32) for name in maps.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def _examples_file(folder: Path, cell: Cell) -> Path:
+    return folder / f"examples-{cell.method.alignment}.npz"
+
+
+def _write_example_maps(path: Path, maps: Mapping[str, NDArray[np.float16]]) -> None:
+    buffer = io.BytesIO()
+    # Not savez(**maps): a file's name may be that of one of its parameters.
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, values in maps.items():
+            with archive.open(f"{name}.npy", "w") as entry:
+                np.save(entry, values)
+    write_atomic(path, buffer.getvalue())
+
+
 def run_cells(
     cells: Sequence[Cell], index: DatasetIndex, settings: Settings, *, progress: Progress | None = None
 ) -> Iterator[Cell]:
@@ -209,7 +248,8 @@ def run_cells(
     for folder, group in groups.items():
         path = _aligned(group[0], base_run, folder, index, settings, progress)
         checkpoint = load_checkpoint(path)
-        figures = _evaluate(checkpoint, samples, group, settings, progress)
+        figures, maps = _evaluate(checkpoint, samples, group, settings, progress)
+        _write_example_maps(_examples_file(folder, group[0]), maps)
         for cell in group:
             content = {
                 "format": _FORMAT,
@@ -257,21 +297,26 @@ def _evaluate(
     cells: Sequence[Cell],
     settings: Settings,
     progress: Progress | None,
-) -> dict[float, dict[str, Any]]:
+) -> tuple[dict[float, dict[str, Any]], dict[str, NDArray[np.float16]]]:
     """Evaluate one aligner under every top fraction: one pass of the model, one ranking of the pixels.
 
     Returns:
-        Top fraction -> the evaluation as plain values.
+        Top fraction -> the evaluation as plain values; and an example's file -> its map.
     """
     size = checkpoint.config.size
     alignment = cells[0].method.alignment
     fractions = [cell.method.top_fraction for cell in cells]
     scores: dict[float, list[float]] = {fraction: [] for fraction in fractions}
     device = choose_device(settings.device)
+    shown = set(first_of_each_kind(samples))
+    examples: dict[str, NDArray[np.float16]] = {}
 
     def predictions() -> Iterator[tuple[float, NDArray[np.float32]]]:
         for part in score_batches(checkpoint, samples, [alignment], device):
             maps = part[alignment].maps
+            start = len(scores[fractions[0]])
+            for row in shown & set(range(start, start + len(maps))):
+                examples[samples[row].relative] = maps[row - start].astype(np.float16)
             for fraction in fractions:
                 scores[fraction] += top_mean(torch.from_numpy(maps), top_count(size, fraction)).tolist()
             yield from zip(scores[fractions[0]][-len(maps) :], maps, strict=True)
@@ -311,7 +356,7 @@ def _evaluate(
         result["scores"] = {
             sample.relative: score for sample, score in zip(samples, scores[fraction], strict=True)
         }
-    return results
+    return results, examples
 
 
 def _with_pixels(images: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def reproduce(
     **values: Any,
 ) -> None:
     """Train and evaluate what a TABLE of the paper shows, and print our figures beside its own."""
-    require_extra("Reproducing a table", "torch", "train")
+    for package in ("torch", "matplotlib"):
+        require_extra("Reproducing a table", package, "train")
     from cada_edge.benchmarks.reproduce import reproduce as run
     from cada_edge.trainer.config import load_yaml
     from cada_edge.trainer.progress import ProgressBars

@@ -1,23 +1,39 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from cada_edge.benchmarks.demo_result import DemoResult
 from cada_edge.benchmarks.plots import draw_scores, order_kinds
 
-Vary = Callable[..., DemoResult]
-
 
 def test_kinds_are_ordered_by_their_unaligned_normal_median(result: DemoResult) -> None:
-    assert order_kinds(result) == ["Dichtung äöü", "螺丝 & $nut$", "screw <M3>"]
+    order = order_kinds(result.variants["none"].scores, result.categories, result.anomalous)
+    assert order == ["Dichtung äöü", "螺丝 & $nut$", "screw <M3>"]
 
 
-def test_far_scores_get_a_logarithmic_end(result: DemoResult, vary: Vary) -> None:
-    far = np.array(result.variants["cada"].scores)
+def test_far_scores_get_a_logarithmic_end(result: DemoResult) -> None:
+    near = result.variants["cada"].scores
+    far = np.array(near)
     far[-1] = 900.0
-    axes = draw_scores(vary(result, "scores", cada=far), "cada").axes[0]
-    assert axes.get_xscale() == "symlog"
-    assert axes.get_xlim()[1] > 900
-    assert draw_scores(result, "cada").axes[0].get_xscale() == "linear"
+
+    def drawn(scores: NDArray[np.float32]) -> Axes:
+        kinds = sorted(set(result.categories))
+        return draw_scores(scores, result.categories, result.anomalous, kinds=kinds, threshold=0.5).axes[0]
+
+    assert drawn(far).get_xscale() == "symlog"
+    assert drawn(far).get_xlim()[1] > 900
+    assert drawn(near).get_xscale() == "linear"
+
+
+def test_the_threshold_is_drawn_where_there_is_one(result: DemoResult) -> None:
+    scores = result.variants["cada"].scores
+
+    def texts(threshold: float | None) -> list[str]:
+        kinds = sorted(set(result.categories))
+        figure = draw_scores(scores, result.categories, result.anomalous, kinds=kinds, threshold=threshold)
+        return [text.get_text() for text in figure.axes[0].texts]
+
+    assert texts(0.5) == ["threshold 0.500"]
+    assert texts(None) == []

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -20,7 +21,13 @@ from cada_edge.errors import ConfigError
 pytest.importorskip("torch", reason="a reproduction trains: pip install 'cada-edge[train]'")
 
 from cada_edge.benchmarks.reproduce import reproduce
-from cada_edge.benchmarks.reproduction_cells import Settings, cell_config, list_departures, read_cell
+from cada_edge.benchmarks.reproduction_cells import (
+    Settings,
+    cell_config,
+    list_departures,
+    read_cell,
+    read_example_maps,
+)
 from cada_edge.benchmarks.reproduction_plan import Cell
 from cada_edge.cli import main
 from cada_edge.runtime.datasets import index_dataset
@@ -118,15 +125,31 @@ def test_a_killed_reproduction_goes_on_where_it_was(line: Path, small_file: Path
     result = _run(*command)
     assert (base_run / "checkpoint.pt").stat().st_mtime_ns == trained_at
     assert result.stderr.count("done: ") == 1  # the cell without alignment was finished before the kill
-    assert sorted(path.name for path in base_run.iterdir() if path.is_file()) == ["checkpoint.pt", "state.pt"]
+    assert sorted(path.name for path in base_run.iterdir() if path.is_file()) == [
+        "checkpoint.pt",
+        "log.jsonl",
+        "state.pt",
+    ]
     text = result.stdout
     assert "NOT THE PAPER'S: revdist: iterations 3 (the paper's recipe: 5000)" in text
     assert "NOT THE PAPER'S: revdist: aligner.iterations 3 (the paper's recipe: 5000)" in text
     assert "NOT THE PAPER'S, which has 15 kinds, 3629 and 1725 images" in text
     assert "masks: pil-bilinear>0; resolution: 64x64; average precision: step-wise" in text
-    assert (tmp_path / "out" / "table-1.md").read_text().startswith("## Table 1: ")
+    markdown = (tmp_path / "out" / "table-1.md").read_text()
+    assert markdown.startswith("## Table 1: ")
+    figures = tmp_path / "out" / "table-1-figures"
+    names = [f"mvtec-revdist-seed0-{name}.png" for name in ("maps", "scores-cada", "scores-none")]
+    assert sorted(path.name for path in figures.iterdir()) == names
+    for name in names:
+        assert f"](table-1-figures/{name})" in markdown
+        picture = cv2.imread(str(figures / name))
+        assert picture is not None
+        assert picture.std() > 10  # something is drawn
 
+    (base_run / "none" / "examples-none.npz").unlink()  # as an earlier version left it
+    (figures / names[0]).unlink()
     again = _run(*command, "--json")
+    assert sorted(path.name for path in figures.iterdir()) == names[1:]
     assert "done: " not in again.stderr
     values = json.loads(again.stdout)
     assert values == json.loads((tmp_path / "out" / "table-1.json").read_text())
@@ -174,6 +197,12 @@ def test_one_aligner_serves_every_way_to_score(line: Path, tmp_path: Path) -> No
     samples = index_dataset(line).test
     maps = score_samples(checkpoint, samples, ["cada"], device=choose_device("cpu"))["cada"].maps
     ordered = np.sort(maps.reshape(len(maps), -1), axis=1)[:, ::-1]
+    cell = Cell(CADA, "mvtec", 0)
+    kept = read_example_maps(cell, index_dataset(line), Settings(tmp_path, SMALL, "cpu"))
+    first = {(sample.category, sample.anomalous): row for row, sample in reversed([*enumerate(samples)])}
+    assert set(kept) == {samples[row].relative for row in first.values()}
+    for row in first.values():
+        np.testing.assert_allclose(kept[samples[row].relative], maps[row], rtol=1e-3, atol=1e-3)
     for name, count in (("top-max", 1), ("top-0.1%", 4), ("top-1%", 40)):  # of 64 * 64 pixels
         figures = by_name[name]["figures"]
         assert list(figures["scores"]) == [sample.relative for sample in samples]
