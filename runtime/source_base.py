@@ -48,6 +48,9 @@ class Frame:
     path: Path | None = None
     """File that the image or video is in; None for frames that came from no file."""
 
+    dropped_before: int = 0
+    """Frames of this source that were captured and given up since the one handed out before this."""
+
     def __repr__(self) -> str:
         shape = f"{self.image.shape} {self.image.dtype}" if isinstance(self.image, np.ndarray) else "?"
         return f"Frame({shape}, index={self.index}, source_id={self.source_id!r})"
