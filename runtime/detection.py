@@ -73,6 +73,9 @@ class Detection:
     path: Path | None = None
     """File that the frame came from; None for frames that came from no file."""
 
+    dropped_before: int = 0
+    """Frames of the source that were captured and given up since the one whose result came before this."""
+
     timings_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds per stage (preprocess, inference, post) and in total; in a batch, of the whole batch. An
     engine on a GPU adds the parts of the inference by its own clock: host_to_device, compute and
@@ -184,6 +187,7 @@ class Detection:
                 None if self.captured_monotonic_s is None else float(self.captured_monotonic_s)
             ),
             "path": None if self.path is None else str(self.path),
+            "dropped_before": int(self.dropped_before),
             "timings_ms": {stage: float(value) for stage, value in self.timings_ms.items()},
         }
 

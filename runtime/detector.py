@@ -240,8 +240,8 @@ class Detector:
         """Inspect a source frame by frame, lazily: nothing is read before it is asked for, nothing is kept.
 
         Args:
-            source: Image, folder, glob, video file, array, or iterable of arrays or paths; see
-                `cada_edge.open_source`. To draw on the frames, iterate over `open_source` and call the
+            source: Camera, stream, image, folder, glob, video file, array, or iterable of arrays or paths;
+                see `cada_edge.open_source`. To draw on the frames, iterate over `open_source` and call the
                 detector.
 
         Yields:
@@ -250,6 +250,7 @@ class Detector:
         Raises:
             SourceError: The source cannot be opened.
             ImageReadError: An image of it cannot be read.
+            SourceLostError: A live source was given up.
         """
         with open_source(source) as frames:
             for frame in frames:
@@ -280,6 +281,7 @@ class Detector:
                     captured_at_s=None if record is None else record.captured_at_s,
                     captured_monotonic_s=None if record is None else record.captured_monotonic_s,
                     path=None if record is None else record.path,
+                    dropped_before=0 if record is None else record.dropped_before,
                     timings_ms={},
                 )
             )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cada_edge.errors import ClosedError, ConfigError, ImageReadError
 from cada_edge.runtime.images import read_image
+from cada_edge.runtime.stream_events import StreamCounts
 
 __all__ = ["Frame", "OnError", "Source", "read_frame", "stamp"]
 
@@ -107,6 +108,13 @@ class Source(ABC):
     def corrupt(self) -> int:
         """Number of frames so far that could not be read."""
         return self._corrupt
+
+    @property
+    def counts(self) -> StreamCounts:
+        """What became of the frames so far."""
+        return StreamCounts(
+            captured=self.delivered + self.corrupt, delivered=self.delivered, corrupt=self.corrupt
+        )
 
     @property
     def closed(self) -> bool:

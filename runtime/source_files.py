@@ -14,7 +14,7 @@ from cada_edge.errors import ImageReadError, SourceError
 from cada_edge.runtime.images import IMAGE_SUFFIXES, is_image
 from cada_edge.runtime.source_base import Frame, OnError, Source, read_frame
 
-__all__ = ["FileSource", "describe_missing", "find_images", "match_images", "natural_key"]
+__all__ = ["FileSource", "describe_missing", "find_images", "match_images", "natural_key", "read_list"]
 
 _LISTED = 5
 
@@ -118,6 +118,35 @@ def match_images(pattern: str) -> list[Path]:
         f"The pattern {pattern} matches no file. {where}. Wanted at least one image. Correct the pattern; "
         "where a name itself holds [, ] or *, put it through glob.escape."
     )
+
+
+def read_list(path: Path) -> list[Path]:
+    """Read a list file: the path of an image a line, relative to the file.
+
+    Args:
+        path: UTF-8 text; empty lines and those that begin with # are passed over.
+
+    Raises:
+        SourceError: It cannot be read, names nothing, or names what is no image.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(
+            f"The list file {path} cannot be read: {error}; wanted UTF-8 text with the path of an image a "
+            "line. Write it anew."
+        ) from error
+    named = [(number, line.strip()) for number, line in enumerate(lines, 1)]
+    named = [(number, line) for number, line in named if line and not line.startswith("#")]
+    for number, line in named:
+        if not is_image(Path(line)):
+            raise SourceError(
+                f"Line {number} of {path} is {line!r}; wanted the path of an image "
+                f"({', '.join(IMAGE_SUFFIXES)}). Correct the line, or begin it with #."
+            )
+    if not named:
+        raise SourceError(f"The list file {path} names no image; wanted one a line. Fill it.")
+    return [path.parent / line for _, line in named]
 
 
 def describe_missing(path: Path) -> str:

@@ -4,50 +4,90 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cada_edge.errors import SourceError
+from cada_edge.runtime.camera import CameraOptions, LiveAddress, parse_live, redact
+from cada_edge.runtime.frame_buffer import DropPolicy
 from cada_edge.runtime.images import is_image
+from cada_edge.runtime.live_source import LiveSource, Reconnect
+from cada_edge.runtime.source_ahead import ReadAheadSource
 from cada_edge.runtime.source_base import Frame, OnError, Source
-from cada_edge.runtime.source_files import FileSource, describe_missing, find_images, match_images
+from cada_edge.runtime.source_files import (
+    FileSource,
+    describe_missing,
+    find_images,
+    match_images,
+    read_list,
+)
 from cada_edge.runtime.source_iterable import IterableSource
 from cada_edge.runtime.source_video import VideoSource
+from cada_edge.runtime.stream_events import OnStatus
 
 __all__ = ["Frame", "OnError", "Source", "open_source", "redact"]
 
-_WANTED = "an image, folder, glob pattern, video file, array, or iterable of arrays and image paths"
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_WANTED = (
+    "a camera, stream, image, folder, glob pattern, list file, video file, array, or iterable or callable of "
+    "arrays and image paths"
+)
 
 
-def open_source(source: Any, *, on_error: OnError = "raise", source_id: str | None = None) -> Source:
+def open_source(
+    source: Any,
+    *,
+    on_error: OnError = "raise",
+    source_id: str | None = None,
+    policy: DropPolicy | None = None,
+    capacity: int = 1,
+    camera: CameraOptions | None = None,
+    reconnect: Reconnect | None = None,
+    on_status: OnStatus | None = None,
+    changed: threading.Condition | None = None,
+) -> Source:
     """Open a source of frames.
 
     Args:
         source: One of:
 
+            - a live source: the index of a webcam (0, or '0' where no file has that name), '/dev/video0',
+              'csi://0', an 'rtsp://', 'http://' or other URL that FFmpeg reads, or a GStreamer pipeline
+              ('... ! appsink'). It is opened in the background and again whenever it is lost;
             - the path of an image (by its extension) or of a video (any other file that OpenCV opens);
             - a folder: its images and those of all folders below, hidden ones left out, in natural order
               (frame2 before frame10);
+            - a text file ending in .txt: the path of an image a line, relative to the file; empty lines and
+              those that begin with # are passed over;
             - a glob pattern, in which ``**`` goes into folders: the images among its matches, in natural
               order. A path that exists is never taken for a pattern;
             - one array, (H, W) or (H, W, C);
             - an iterable of arrays, paths of images and `Frame` objects, mixed: a list, or a generator around
               a camera;
+            - a function that returns the next of those at each call, and None at the end;
             - a source that is already open: it is returned as it is, and the other arguments do nothing.
         on_error: What happens when a frame that cannot be read is reached: "raise" raises `ImageReadError`,
-            "skip" counts it in `Source.corrupt`, logs a warning and goes on.
-        source_id: Name that the frames carry; by default the path, or "array" or "iterable".
+            "skip" counts it in `Source.corrupt`, logs a warning and goes on. A live source always goes on.
+        source_id: Name that the frames carry; by default the path, the address without its secrets, or
+            "array", "iterable" or "callable".
+        policy: What happens to frames that come faster than they are taken, as in
+            `cada_edge.runtime.frame_buffer.DropPolicy`. None: "latest" for a live source; anything else is
+            read when it is asked for, without a thread.
+        capacity: Most frames that wait, with "block" and "drop-oldest".
+        camera: How a live source is opened.
+        reconnect: How it is opened again.
+        on_status: Called with each event of a live source or of one with a policy, from a thread of it.
+        changed: Notified whenever a frame comes, for one consumer of several sources.
 
     Returns:
         An iterator of frames and context manager. Files are looked for now and read when their turn comes.
 
     Raises:
         SourceError: There is nothing to read, or this version cannot read it.
-        ConfigError: `on_error` is neither of the two.
+        ConfigError: `on_error` is neither of the two, or policy and capacity do not fit.
 
     Example:
         >>> import numpy as np
@@ -60,6 +100,34 @@ def open_source(source: Any, *, on_error: OnError = "raise", source_id: str | No
     """
     if isinstance(source, Source):
         return source
+    address = _live_address(source)
+    if address is not None:
+        return LiveSource(
+            address,
+            source_id=source_id,
+            camera=camera,
+            reconnect=reconnect,
+            policy=policy or "latest",
+            capacity=capacity,
+            on_status=on_status,
+            changed=changed,
+        )
+    found = _open_at_rest(source, on_error, source_id)
+    if policy is None:
+        return found
+    return ReadAheadSource(found, policy=policy, capacity=capacity, on_status=on_status, changed=changed)
+
+
+def _live_address(source: Any) -> LiveAddress | None:
+    if isinstance(source, Path) and re.fullmatch(r"/dev/video\d+", str(source)):
+        source = str(source)
+    if isinstance(source, str) and source.isdecimal() and not Path(source).exists():
+        source = int(source)
+    return parse_live(source)
+
+
+def _open_at_rest(source: Any, on_error: OnError, source_id: str | None) -> Source:
+    """Open what waits until its frames are asked for."""
     if isinstance(source, str | Path):
         return _open_path(source, on_error, source_id)
     if isinstance(source, np.ndarray):
@@ -69,8 +137,6 @@ def open_source(source: Any, *, on_error: OnError = "raise", source_id: str | No
                 "For a batch of frames pass list(array)."
             )
         return IterableSource([source], source_id=source_id or "array", length=1, on_error=on_error)
-    if isinstance(source, int):
-        raise _live_error(f"The webcam index {source}")
     if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | Mapping):
         length = len(source) if isinstance(source, Sequence) else None
         if length == 0:
@@ -79,24 +145,25 @@ def open_source(source: Any, *, on_error: OnError = "raise", source_id: str | No
                 "Check what was to fill it."
             )
         return IterableSource(source, source_id=source_id or "iterable", length=length, on_error=on_error)
+    if callable(source):
+        return IterableSource(_call_until_none(source), source_id=source_id or "callable", on_error=on_error)
     raise SourceError(
         f"A source of type {type(source).__name__} came; wanted {_WANTED}. "
-        "For a function that grabs frames pass a generator that calls and yields."
+        "Pass a generator around what gives the frames."
     )
+
+
+def _call_until_none(grab: Callable[[], Any]) -> Iterator[Any]:
+    while (item := grab()) is not None:
+        yield item
 
 
 def _open_path(source: str | Path, on_error: OnError, source_id: str | None) -> Source:
     text = str(source)
     if not text or "\0" in text:
         raise SourceError(f"The path {text!r} came; wanted {_WANTED}. Check how the path was put together.")
-    if isinstance(source, str) and (_URL.match(text) or " ! " in text):
-        if text.lower().startswith("file://"):
-            raise SourceError(f"The URL {text} came; wanted a plain path. Leave file:// out.")
-        raise _live_error(f"The stream {redact(text)}")
     path = Path(source)
     source_id = source_id or text
-    if text.startswith("/dev/video"):
-        raise _live_error(f"The camera {text}")
     try:
         exists = path.exists()
     except OSError as error:
@@ -107,8 +174,6 @@ def _open_path(source: str | Path, on_error: OnError, source_id: str | None) -> 
     if not exists:
         if glob.has_magic(text):
             return FileSource(match_images(text), source_id=source_id, on_error=on_error)
-        if text.isdecimal():
-            raise _live_error(f"The webcam index {text}")
         raise SourceError(f"{describe_missing(path)}. Wanted {_WANTED}. Correct the path.")
     if path.is_dir():
         return FileSource(find_images(path), source_id=source_id, on_error=on_error)
@@ -116,18 +181,8 @@ def _open_path(source: str | Path, on_error: OnError, source_id: str | None) -> 
         raise SourceError(f"{path} is neither a file nor a folder; wanted {_WANTED}. Name a regular file.")
     if is_image(path):
         return FileSource([path], source_id=source_id, on_error=on_error)
+    if path.suffix.lower() == ".txt":
+        return FileSource(read_list(path), source_id=source_id, on_error=on_error)
     if path.stat().st_size == 0:
         raise SourceError(f"The file {path} is empty (0 bytes); wanted an image or a video. Copy it again.")
     return VideoSource(path, source_id=source_id, on_error=on_error)
-
-
-def _live_error(what: str) -> SourceError:
-    return SourceError(
-        f"{what} is a live source, which this version does not read; wanted {_WANTED}. Pass a generator "
-        "around your camera: def frames(): while True: yield camera.grab()"
-    )
-
-
-def redact(url: str) -> str:
-    """Replace what may be secret in a stream's address: the user and password, and the query."""
-    return re.sub(r"\?\S*", "?***", re.sub(r"://\S*@", "://***@", url))

@@ -180,6 +180,7 @@ def test_to_dict_is_strict_json_without_the_map() -> None:
         "captured_at_s": 1.7e9,
         "captured_monotonic_s": 12.5,
         "path": "teil ü/部品.png",
+        "dropped_before": 0,
         "timings_ms": {"preprocess": 1.0, "inference": 6.5, "total": 8.25},
     }
     bare = Detection(score=1, raw_score=1).to_dict()
@@ -187,6 +188,7 @@ def test_to_dict_is_strict_json_without_the_map() -> None:
         "score",
         "raw_score",
         "alignment_clamped",
+        "dropped_before",
         "timings_ms",
     ]
 

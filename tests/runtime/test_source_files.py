@@ -156,7 +156,7 @@ def test_on_error_has_two_values(parts: Path) -> None:
 def test_a_missing_path_says_what_is_there(parts: Path) -> None:
     message = (
         rf"^There is no {parts}/sub3; {parts} holds 'img1.bmp', 'img10.png', 'img2.PNG', 'notes.txt', "
-        rf"'sub10' and 1 more, did you mean '{parts}/sub2'\?. Wanted an image, folder, .* Correct the path.$"
+        rf"'sub10' and 1 more, did you mean '{parts}/sub2'\?. Wanted a camera, stream, .* Correct the path.$"
     )
     with pytest.raises(SourceError, match=message):
         open_source(parts / "sub3")
@@ -204,7 +204,7 @@ def test_what_walking_cannot_list_is_raised(parts: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("path", ["", "a\0b"])
 def test_an_impossible_path_is_refused(path: str) -> None:
-    with pytest.raises(SourceError, match=r"The path .* came; wanted an image, .* Check how"):
+    with pytest.raises(SourceError, match=r"The path .* came; wanted a camera, .* Check how"):
         open_source(path)
 
 

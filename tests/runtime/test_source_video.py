@@ -123,9 +123,9 @@ def test_files_that_are_no_video_are_refused(tmp_path: Path, video: Path) -> Non
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(SourceError, match=r"empty.mp4 is empty \(0 bytes\); wanted .* Copy it again"):
         open_source(tmp_path / "empty.mp4")
-    (tmp_path / "notes.txt").write_text("no video")
-    with pytest.raises(SourceError, match=r"notes.txt \(8 bytes\) came; wanted a video .* Rename an image"):
-        open_source(tmp_path / "notes.txt")
+    (tmp_path / "notes.md").write_text("no video")
+    with pytest.raises(SourceError, match=r"notes.md \(8 bytes\) came; wanted a video .* Rename an image"):
+        open_source(tmp_path / "notes.md")
 
 
 def test_a_video_of_damaged_frames_only_is_refused(

@@ -1,0 +1,115 @@
+"""Any source, read ahead by a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+
+from cada_edge.errors import ImageReadError
+from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
+from cada_edge.runtime.source_base import Frame, Source
+from cada_edge.runtime.stream_events import OnStatus, StreamCounts, make_event
+
+__all__ = ["ReadAheadSource"]
+
+
+class ReadAheadSource(Source):
+    """Frames of another source, captured in a thread while those before them are inspected.
+
+    With ``latest`` or ``drop-oldest`` a generator around a camera becomes a live source; with ``block`` files
+    are decoded ahead. Where frames carry numbers of their own (an iterable of `Frame` objects), missing ones
+    are counted as gaps. An `ImageReadError` of a source with ``on_error="raise"`` ends it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        policy: DropPolicy = "block",
+        capacity: int = 1,
+        on_status: OnStatus | None = None,
+        changed: threading.Condition | None = None,
+    ) -> None:
+        """Start to read.
+
+        Args:
+            source: It belongs to this one from now on, and is closed with it.
+            policy: What happens to frames that come faster than they are taken.
+            capacity: Most frames that wait.
+            on_status: Called with an event for each gap.
+            changed: As for `FrameBuffer`.
+        """
+        super().__init__(source.source_id, on_error="skip")
+        self._source = source
+        self._on_status = on_status
+        self._buffer = FrameBuffer(policy, capacity, changed=changed)
+        self._corrupt_seen = 0
+        self._thread = threading.Thread(target=self._pump, name=f"capture {source.source_id}", daemon=True)
+        self._thread.start()
+
+    @property
+    def buffer(self) -> FrameBuffer:
+        """Where the frames wait."""
+        return self._buffer
+
+    @property
+    def length(self) -> int | None:
+        """Number of frames of the source."""
+        return self._source.length
+
+    @property
+    def counts(self) -> StreamCounts:
+        """What became of the frames so far."""
+        return self._buffer.counts
+
+    @property
+    def delivered(self) -> int:
+        """Number of frames handed out so far."""
+        return self._buffer.counts.delivered
+
+    @property
+    def corrupt(self) -> int:
+        """Number of frames so far that could not be read."""
+        return self._buffer.counts.corrupt
+
+    def _read(self) -> Frame | ImageReadError | None:
+        return self._buffer.take()
+
+    def _pump(self) -> None:
+        last: int | None = None
+        try:
+            for frame in self._source:
+                # A frame that could not be read leaves a gap in the index too, which is none of the source's.
+                skipped = self._count_corrupt()
+                missing = 0 if last is None else frame.index - last - 1 - skipped
+                if missing > 0:
+                    self._tell_gap(missing)
+                last = frame.index
+                if not self._buffer.put(frame):
+                    break
+            self._buffer.finish()
+        except BaseException as error:
+            # It belongs to whoever takes the frames: there it is raised.
+            self._count_corrupt()
+            self._buffer.finish(error)
+        finally:
+            self._count_corrupt()
+            self._source.close()
+
+    def _count_corrupt(self) -> int:
+        """Take over what the source counted as corrupt since the last call."""
+        new = self._source.corrupt - self._corrupt_seen
+        self._corrupt_seen += new
+        for _ in range(new):
+            self._buffer.count_corrupt()
+        return new
+
+    def _tell_gap(self, frames: int) -> None:
+        self._buffer.count_gap(frames)
+        if self._on_status is not None:
+            message = f"{frames} frames of {self.source_id} never came, by its own numbering"
+            self._on_status(make_event("gap", self.source_id, message, frames=frames))
+
+    def _release(self) -> None:
+        self._buffer.close()
+        # A caller's generator may wait for a camera that gives no frame: it is not waited for forever.
+        self._thread.join(5.0)

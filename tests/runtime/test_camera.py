@@ -1,0 +1,226 @@
+"""Addresses of live sources, and what OpenCV is asked for. The capture is a double of cv2.VideoCapture: no
+machine of the tests has a camera, so what a real device answers is not tested here (test_rtsp.py is real)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from cada_edge.errors import ConfigError, SourceError
+from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress, csi_pipeline, parse_live, redact
+
+FRAME = np.full((4, 6, 3), 7, np.uint8)
+
+
+class CaptureDouble:
+    """Stands in for cv2.VideoCapture: remembers what it was opened with and set to."""
+
+    opened: list[tuple[Any, ...]] = []  # noqa: RUF012 - one list for all, emptied by the fixture
+    environment: list[str | None] = []  # noqa: RUF012
+    is_open = True
+    refuses: dict[int, float] = {}  # noqa: RUF012
+    frames: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, *arguments: Any) -> None:
+        self.opened.append(arguments)
+        self.environment.append(os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS"))
+        self.values: dict[int, float] = {}
+        self.released = 0
+        self._current: Any = None
+
+    def isOpened(self) -> bool:
+        return self.is_open
+
+    def set(self, prop: int, value: float) -> bool:
+        self.values[prop] = self.refuses.get(prop, value)
+        return True
+
+    def get(self, prop: int) -> float:
+        return self.values.get(prop, 0.0)
+
+    def grab(self) -> bool:
+        if not self.frames:
+            return False
+        self._current = self.frames.pop(0)
+        return True
+
+    def retrieve(self) -> tuple[bool, Any]:
+        return self._current is not None, self._current
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.fixture
+def capture(monkeypatch: pytest.MonkeyPatch) -> type[CaptureDouble]:
+    monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", raising=False)
+    for name, value in (
+        ("opened", []),
+        ("environment", []),
+        ("refuses", {}),
+        ("frames", []),
+        ("is_open", True),
+    ):
+        monkeypatch.setattr(CaptureDouble, name, value)
+    monkeypatch.setattr(cv2, "VideoCapture", CaptureDouble)
+    return CaptureDouble
+
+
+def live(source: object) -> LiveAddress:
+    address = parse_live(source)
+    assert address is not None
+    return address
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "address", "name"),
+    [
+        (0, "webcam", "0", "webcam 0"),
+        ("/dev/video2", "webcam", "/dev/video2", "/dev/video2"),
+        ("csi://1", "csi", "1", "csi://1"),
+        ("RTSP://me:p@ss/w@10.0.0.1:554/live?token=abc", "network", None, "RTSP://***@10.0.0.1:554/live?***"),
+        ("https://host/live.m3u8", "network", None, "https://host/live.m3u8"),
+        ("v4l2src ! videoconvert ! appsink", "gstreamer", None, "v4l2src ! videoconvert ! appsink"),
+        (
+            'rtspsrc location="rtsp://h/1" user-id=me user-pw="a b" ! decodebin ! appsink',
+            "gstreamer",
+            None,
+            'rtspsrc location="rtsp://h/1" user-id=*** user-pw=*** ! decodebin ! appsink',
+        ),
+    ],
+)
+def test_live_addresses(source: object, kind: str, address: str | None, name: str) -> None:
+    found = live(source)
+    assert (found.kind, found.address, found.name) == (kind, address or source, name)
+
+
+@pytest.mark.parametrize("source", ["line/a.png", "*.png", "C:/parts", True, None, 1.5, FRAME, "video0"])
+def test_anything_else_is_no_live_source(source: object) -> None:
+    assert parse_live(source) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (-1, "The webcam index -1 came; wanted 0 or above"),
+        ("csi://left", "csi://left came; wanted csi:// and a camera's number"),
+        ("file:///a.png", "The URL file:///a.png came; wanted a plain path. Leave file:// out"),
+        ("gige://me:pw@cam", r"The URL gige://\*\*\*@cam came; wanted one that begins with rtsp://"),
+        ("v4l2src ! fakesink", "The GStreamer pipeline v4l2src ! fakesink has no appsink"),
+    ],
+)
+def test_refused_addresses(source: object, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        parse_live(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rtsp://me:p@ss@cam/1", "rtsp://***@cam/1"),
+        ("rtsp://me:pa/ss?w@cam/1", "rtsp://***@cam/1"),
+        ("two: http://a:b@c/d?e=f and http://g/h", "two: http://***@c/d?*** and http://g/h"),
+        ("did you mean 'x'?", "did you mean 'x'?"),
+    ],
+)
+def test_no_secret_is_shown(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+def test_a_webcam_is_asked_for_mjpg_first_and_what_it_did_is_read_back(capture: type[CaptureDouble]) -> None:
+    capture.refuses = {cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"YUYV"), cv2.CAP_PROP_FRAME_WIDTH: 640}
+    camera = Camera(live(0), CameraOptions(width=1920, height=1080, fps=30))
+    assert capture.opened == [(0, cv2.CAP_V4L2)]
+    set_to = camera._capture.values
+    assert list(set_to) == [
+        cv2.CAP_PROP_FOURCC,
+        cv2.CAP_PROP_FRAME_WIDTH,
+        cv2.CAP_PROP_FRAME_HEIGHT,
+        cv2.CAP_PROP_FPS,
+    ]
+    assert camera.notes == ("pixel format YUYV instead of MJPG", "width 640 instead of 1920")
+    assert Camera(live("/dev/video3"), CameraOptions(fourcc=None)).notes == ()
+    assert capture.opened[1] == ("/dev/video3", cv2.CAP_V4L2)
+
+
+def test_a_stream_gets_its_timeouts_when_it_is_opened_and_tcp(capture: type[CaptureDouble]) -> None:
+    Camera(live("rtsp://me:pw@cam/1"), CameraOptions(open_timeout_s=3, stall_timeout_s=2))
+    ((url, backend, parameters),) = capture.opened
+    assert (url, backend) == ("rtsp://me:pw@cam/1", cv2.CAP_FFMPEG)
+    assert parameters == [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 3000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 4000]
+    Camera(live("rtsp://cam/1"), CameraOptions(rtsp_transport="udp"))
+    assert capture.environment == ["rtsp_transport;tcp", "rtsp_transport;udp"]
+    assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
+
+
+def test_options_that_a_user_gave_ffmpeg_stay(
+    capture: type[CaptureDouble], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;udp|fflags;nobuffer")
+    Camera(live("rtsp://cam/1"), CameraOptions())
+    assert capture.environment == ["rtsp_transport;udp|fflags;nobuffer"]
+    assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "rtsp_transport;udp|fflags;nobuffer"
+
+
+def test_frames_corrupt_frames_and_the_end(capture: type[CaptureDouble]) -> None:
+    capture.frames = [FRAME, None, np.zeros((0, 0, 3), np.uint8)]
+    camera = Camera(live(0), CameraOptions(fourcc=None))
+    found = camera.read()
+    assert found is not None
+    assert found[0] is FRAME
+    for _ in range(2):
+        found = camera.read()
+        assert found is not None
+        assert found[0] is None
+    assert camera.read() is None
+    camera.close()
+    assert camera._capture.released == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (0, r"webcam 0 cannot be opened; .* v4l2-ctl --list-devices"),
+        ("rtsp://me:pw@cam/1", r"rtsp://\*\*\*@cam/1 cannot be opened; .* Check the address"),
+    ],
+)
+def test_what_cannot_be_opened_says_what_to_look_at(
+    source: object, message: str, capture: type[CaptureDouble]
+) -> None:
+    capture.is_open = False
+    with pytest.raises(SourceError, match=message):
+        Camera(live(source), CameraOptions())
+
+
+def test_gstreamer_needs_an_opencv_that_has_it(
+    capture: type[CaptureDouble], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:                   NO\n")
+    with pytest.raises(SourceError, match=r"csi://0 needs an OpenCV with GStreamer, .* cada-edge doctor"):
+        Camera(live("csi://0"), CameraOptions())
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:          YES (1.20.3)\n")
+    Camera(live("csi://0"), CameraOptions(width=1280, height=720, fps=59.94))
+    ((pipeline, backend),) = capture.opened
+    assert backend == cv2.CAP_GSTREAMER
+    assert pipeline == csi_pipeline(0, CameraOptions(width=1280, height=720, fps=59.94))
+    assert "sensor-id=0 ! video/x-raw(memory:NVMM),width=1280,height=720,framerate=59940/1000" in pipeline
+    assert pipeline.endswith("appsink drop=true max-buffers=1 sync=false")
+    assert "width=1920,height=1080,framerate=30/1" in csi_pipeline(1, CameraOptions())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 0}, "width 0 came; wanted a number above 0"),
+        ({"stall_timeout_s": -1}, "stall_timeout_s -1 came"),
+        ({"fourcc": "MJPEG"}, "The pixel format 'MJPEG' came; wanted four characters"),
+        ({"rtsp_transport": "quic"}, "rtsp_transport 'quic' came; wanted 'tcp' or 'udp'"),
+    ],
+)
+def test_refused_options(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CameraOptions(**values)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cada_edge.errors import ImageReadError, SourceError
+from cada_edge.runtime.source_ahead import ReadAheadSource
+from cada_edge.runtime.sources import Frame, open_source
+from cada_edge.runtime.stream_events import StatusEvent, StreamCounts
+
+PutImage = Callable[..., Path]
+
+GREY = np.full((5, 7), 9, np.uint8)
+
+
+def test_files_are_read_ahead_and_none_is_dropped(tmp_path: Path, put_image: PutImage) -> None:
+    for number in range(12):
+        put_image(tmp_path / f"{number}.png", value=number)
+    with open_source(tmp_path, policy="block", capacity=3) as source:
+        assert source.length == 12
+        first = next(source)
+        deadline = time.monotonic() + 10
+        while source.counts.waiting < 4:  # three in the buffer, one in the thread's hands
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert source.counts == StreamCounts(captured=5, delivered=1, waiting=4)
+        rest = list(source)
+    assert [int(frame.image[-1, -1, 0]) for frame in [first, *rest]] == list(range(12))
+    assert source.counts == StreamCounts(captured=12, delivered=12)
+
+
+def test_a_generator_around_a_camera_becomes_live() -> None:
+    def camera() -> Iterator[np.ndarray]:
+        for value in range(60):
+            time.sleep(0.002)
+            yield np.full((2, 2), value, np.uint8)
+
+    with open_source(camera(), policy="latest") as source:
+        last = -1
+        for frame in source:
+            assert frame.index == last + 1 + frame.dropped_before
+            last = frame.index
+            time.sleep(0.015)
+    assert last == 59
+    assert source.counts.dropped > 10
+    assert source.counts.delivered + source.counts.dropped == source.counts.captured == 60
+
+
+def test_unreadable_images_are_counted_and_are_no_gap(tmp_path: Path, put_image: PutImage) -> None:
+    put_image(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes(b"broken")
+    put_image(tmp_path / "2.png")
+    (tmp_path / "3.png").write_bytes(b"")
+    events: list[StatusEvent] = []
+    with open_source(tmp_path, policy="block", on_error="skip", on_status=events.append) as source:
+        assert [frame.index for frame in source] == [0, 2]
+    assert source.counts == StreamCounts(captured=4, delivered=2, corrupt=2)
+    assert not events
+    with open_source(tmp_path, policy="block") as source:
+        assert next(source).index == 0
+        with pytest.raises(ImageReadError, match=r"1\.png"):
+            next(source)
+    assert source.counts == StreamCounts(captured=2, delivered=1, corrupt=1)
+
+
+def test_gaps_in_a_cameras_own_numbers_are_reported() -> None:
+    frames = [Frame(GREY, index, "sdk", 1.0, 2.0) for index in (100, 101, 105, 106)]
+    events: list[StatusEvent] = []
+    with open_source(frames, policy="block", on_status=events.append) as source:
+        assert [frame.index for frame in source] == [100, 101, 105, 106]
+    assert source.counts == StreamCounts(captured=4, delivered=4, source_gaps=3)
+    (event,) = events
+    assert (event.kind, event.data) == ("gap", {"frames": 3})
+    assert event.message == "3 frames of iterable never came, by its own numbering"
+
+
+def test_an_error_of_the_generator_comes_after_its_frames_and_close_ends_it() -> None:
+    def fails() -> Iterator[np.ndarray]:
+        yield GREY
+        raise RuntimeError("the SDK failed")
+
+    with open_source(fails(), policy="block") as source:
+        assert next(source).image is GREY
+        with pytest.raises(RuntimeError, match="the SDK failed"):
+            next(source)
+        with pytest.raises(StopIteration):
+            next(source)
+
+    ended = threading.Event()
+
+    def endless() -> Iterator[np.ndarray]:
+        try:
+            while True:
+                yield GREY
+        finally:
+            ended.set()
+
+    source = open_source(endless(), policy="latest")
+    next(source)
+    source.close()
+    assert ended.wait(10)
+    assert source.counts.waiting == 0
+    assert isinstance(source, ReadAheadSource)
+
+
+def test_a_function_that_grabs_is_a_source() -> None:
+    items = [GREY, GREY + 1, None, GREY]
+    with open_source(lambda: items.pop(0)) as source:
+        assert source.source_id == "callable"
+        assert [int(frame.image[0, 0]) for frame in source] == [9, 10]
+    assert len(items) == 1
+
+
+def test_a_list_file_names_images(tmp_path: Path, put_image: PutImage) -> None:
+    put_image(tmp_path / "b/ü 1.png", value=1)
+    put_image(tmp_path / "a.bmp", value=2)
+    listing = tmp_path / "today.txt"
+    listing.write_text(f"\ufeff# the order counts\nb/ü 1.png\n\n  {tmp_path / 'a.bmp'}  \n", "utf-8")
+    with open_source(listing) as source:
+        assert source.length == 2
+        assert [int(frame.image[-1, -1, 0]) for frame in source] == [1, 2]
+    listing.write_text("# nothing\n")
+    with pytest.raises(SourceError, match=r"The list file .*today.txt names no image"):
+        open_source(listing)
+    listing.write_text("a.bmp\nmovie.mp4\n")
+    with pytest.raises(
+        SourceError, match=r"Line 2 of .*today.txt is 'movie.mp4'; wanted the path of an image"
+    ):
+        open_source(listing)
+    listing.write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(SourceError, match=r"The list file .*today.txt cannot be read"):
+        open_source(listing)
