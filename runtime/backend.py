@@ -55,6 +55,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def has_owner(self) -> bool:
+        """Whether one thread alone may use what it has opened."""
+        ...
+
+    @property
     def stages_ms(self) -> dict[str, float]:
         """Milliseconds of the last inference per stage, where the engine measures them; else empty."""
         ...

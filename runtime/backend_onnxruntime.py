@@ -31,6 +31,11 @@ class OnnxRuntimeBackend:
         return self._spec
 
     @property
+    def has_owner(self) -> bool:
+        """Whether one thread alone may use what it has opened: any thread may."""
+        return False
+
+    @property
     def description(self) -> str:
         """Engine, version and device."""
         import onnxruntime

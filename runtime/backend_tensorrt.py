@@ -92,6 +92,11 @@ class TensorRTBackend:
         return InputSpec(taken.name, taken.frame_hw)
 
     @property
+    def has_owner(self) -> bool:
+        """Whether one thread alone may use what it has opened: the one that opened it."""
+        return True
+
+    @property
     def description(self) -> str:
         """Engine, version, GPU, CUDA binding, and whether a CUDA graph is used; after `open`."""
         if self._open is None:

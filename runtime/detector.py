@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,39 @@ from cada_edge.runtime.sources import Frame, open_source
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Detector"]
+    from cada_edge.runtime.run import OnResult, Run
+    from cada_edge.runtime.run_options import RunOptions
+    from cada_edge.runtime.stream_events import OnStatus
+
+__all__ = ["Detector", "InferredBatch", "PreparedBatch"]
 
 _log = logging.getLogger(__name__)
+
+
+class PreparedBatch(NamedTuple):
+    """Frames as the model takes them."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 (N, H, W, 3), BGR."""
+    records: list[Frame | None]
+    """Where each came from, (N,)."""
+    preprocess_ms: float
+    """Time that it took, in milliseconds."""
+
+
+class InferredBatch(NamedTuple):
+    """What the model gave for a batch."""
+
+    outputs: Outputs
+    """Of the model."""
+    records: list[Frame | None]
+    """Where each frame came from, (N,)."""
+    preprocess_ms: float
+    """Time of the first stage, in milliseconds."""
+    inference_ms: float
+    """Time of the model, in milliseconds."""
+    stages_ms: dict[str, float]
+    """Parts of it by the engine's own clock."""
 
 
 class Detector:
@@ -157,6 +187,27 @@ class Detector:
         # Engines allocate and tune on their first run: let that be now, not on the first part.
         self._backend.infer(np.zeros((1, *wanted, 3), np.uint8))
 
+    def lend(self) -> None:
+        """Let another thread open the model where it belongs to one thread, as a ``.engine`` does.
+
+        Raises:
+            ClosedError: It has been closed.
+            ThreadOwnerError: Another thread than this one has opened it.
+        """
+        with self._lock:
+            if self._state == "closed":
+                raise ClosedError(f"The detector of {self.path} is closed. Make a new Detector to go on.")
+            if self._state == "open" and self._backend.has_owner:
+                self._backend.close()
+                self._state = "new"
+
+    def give_back(self) -> None:
+        """Undo `lend`, in the thread that opened the model: the next call opens it again."""
+        with self._lock:
+            if self._state == "open" and self._backend.has_owner:
+                self._backend.close()
+                self._state = "new"
+
     def __enter__(self) -> Self:
         return self.open()
 
@@ -204,37 +255,101 @@ class Detector:
             ClosedError: The detector has been closed.
             BackendError: The engine failed, or gave a value that is not finite.
         """
+        return self.finish(self.infer(self.prepare(frames)))
+
+    def prepare(self, frames: Sequence[NDArray[Any] | Frame]) -> PreparedBatch:
+        """Do the first of a batch's three stages, which different threads may do for different batches.
+
+        Args:
+            frames: As for `batch`.
+
+        Raises:
+            FrameError: There is no frame, or one cannot be used.
+        """
         started = time.perf_counter()
         frames = _as_list(frames)
         records = [frame if isinstance(frame, Frame) else None for frame in frames]
         images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
         if self.frame_hw is None:
-            batch = preprocess_batch(images, self.size_hw)
+            pixels = preprocess_batch(images, self.size_hw)
         else:
-            batch = camera_batch(images, self.frame_hw)
-        prepared = time.perf_counter()
+            pixels = camera_batch(images, self.frame_hw)
+        return PreparedBatch(pixels, records, (time.perf_counter() - started) * 1e3)
+
+    def infer(self, prepared: PreparedBatch) -> InferredBatch:
+        """Do the second stage: run the model.
+
+        Raises:
+            ClosedError: The detector has been closed.
+            BackendError: The engine failed.
+        """
         with self._lock:
             if self._state != "open":
-                self.open()
-                prepared_again = time.perf_counter()
                 # Loading is no part of a frame's latency.
-                started += prepared_again - prepared
-                prepared = prepared_again
-            outputs = self._backend.infer(batch)
+                self.open()
+            started = time.perf_counter()
+            outputs = self._backend.infer(prepared.pixels)
             stages_ms = self._backend.stages_ms
-        inferred = time.perf_counter()
-        detections = self._detections(outputs, records)
-        ended = time.perf_counter()
+        inference_ms = (time.perf_counter() - started) * 1e3
+        return InferredBatch(outputs, prepared.records, prepared.preprocess_ms, inference_ms, stages_ms)
+
+    def finish(self, inferred: InferredBatch) -> list[Detection]:
+        """Do the third stage: give the verdicts.
+
+        Returns:
+            One detection per frame, in order. Their timings are of the whole batch, without the time that it
+            waited between the stages.
+
+        Raises:
+            BackendError: The engine gave a value that is not finite.
+        """
+        started = time.perf_counter()
+        detections = self._detections(inferred.outputs, inferred.records)
+        post_ms = (time.perf_counter() - started) * 1e3
         timings = {
-            "preprocess": (prepared - started) * 1e3,
-            "inference": (inferred - prepared) * 1e3,
-            "post": (ended - inferred) * 1e3,
-            "total": (ended - started) * 1e3,
-            **stages_ms,
+            "preprocess": inferred.preprocess_ms,
+            "inference": inferred.inference_ms,
+            "post": post_ms,
+            "total": inferred.preprocess_ms + inferred.inference_ms + post_ms,
+            **inferred.stages_ms,
         }
         for detection in detections:
             detection.timings_ms.update(timings)
         return detections
+
+    def run(
+        self,
+        *sources: Any,
+        on_result: OnResult | None = None,
+        on_status: OnStatus | None = None,
+        options: RunOptions | None = None,
+    ) -> Run:
+        """Inspect one source or several in the background: capture, preprocessing and inference overlap.
+
+        While it runs, a ``.engine`` belongs to the run's own thread; anything else can be used as before.
+
+        Args:
+            sources: Each as for `cada_edge.open_source`.
+            on_result: Called with each detection and its frame, in one thread of the run, one after another.
+            on_status: Called with each event, from any thread of the run.
+            options: Batching, policies, and how live sources are opened.
+
+        Returns:
+            The run, which has begun: `join` waits for its end and raises what ended it, `stop` ends it.
+
+        Raises:
+            SourceError: There is no source, or one cannot be opened.
+            ClosedError: The detector has been closed.
+
+        Example:
+            >>> def show(detection, frame):
+            ...     print(frame.source_id, detection.score)
+            >>> with Detector("model.onnx") as detector:  # doctest: +SKIP
+            ...     detector.run("rtsp://left/1", "rtsp://right/1", on_result=show).join()
+        """
+        from cada_edge.runtime.run import Run
+
+        return Run(self, sources, on_result=on_result, on_status=on_status, options=options)
 
     def stream(self, source: Any) -> Iterator[Detection]:
         """Inspect a source frame by frame, lazily: nothing is read before it is asked for, nothing is kept.

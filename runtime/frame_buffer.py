@@ -167,13 +167,20 @@ class FrameBuffer:
             self._delivered += 1
             dropped, self._dropped_since = self._dropped_since, 0
             self._changed.notify_all()
-        return dataclasses.replace(frame, dropped_before=dropped) if dropped else frame
+        # On top of what a source before this one has dropped.
+        return dataclasses.replace(frame, dropped_before=frame.dropped_before + dropped) if dropped else frame
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` gives a frame, or raises, without waiting."""
+        with self._changed:
+            return bool(self._frames) or (self._error is not None and not self._closed)
 
     @property
     def exhausted(self) -> bool:
-        """Whether no frame waits and none will come."""
+        """Whether no frame waits and none will come, nor an error."""
         with self._changed:
-            return not self._frames and (self._finished or self._closed)
+            return not self.ready and (self._finished or self._closed)
 
     def close(self) -> None:
         """Take no more frames: those that wait are dropped, and a producer that waits for room goes on."""

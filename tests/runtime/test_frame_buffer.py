@@ -84,9 +84,11 @@ def test_the_end_comes_after_the_last_frame_and_an_error_once() -> None:
     buffer.finish(SourceLostError("gone"))
     assert not buffer.exhausted
     assert buffer.take() is not None
-    assert buffer.exhausted
+    assert buffer.ready  # with the error
+    assert not buffer.exhausted
     with pytest.raises(SourceLostError, match="gone"):
         buffer.take()
+    assert buffer.exhausted
     assert buffer.take() is None
 
 

@@ -1,0 +1,356 @@
+"""A run: sources, model and listener joined by threads, so that capture, preprocessing and inference overlap.
+
+    sources (a thread each) -> prepare: fair batches, preprocessing -> infer: the model -> deliver: verdicts
+
+Everything between two stages is bounded. What a thread raises ends the run in order and is raised by `join`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cada_edge.errors import FrameError, SourceError, SourceLostError
+from cada_edge.runtime.detection import Detection
+from cada_edge.runtime.handoff import Handoff
+from cada_edge.runtime.live_source import LiveSource
+from cada_edge.runtime.run_options import RunOptions, RunStats
+from cada_edge.runtime.source_ahead import ReadAheadSource
+from cada_edge.runtime.source_base import Frame, Source
+from cada_edge.runtime.sources import open_source
+from cada_edge.runtime.stream_events import OnStatus, StatusEvent, make_event
+
+if TYPE_CHECKING:
+    from cada_edge.runtime.detector import Detector, InferredBatch, PreparedBatch
+
+__all__ = ["OnResult", "Run"]
+
+_log = logging.getLogger(__name__)
+
+OnResult = Callable[[Detection, Frame], None]
+"""Called with a detection and the frame that it is about. What it raises ends the run."""
+
+_RECENT = 1000
+"""Latest results that the percentiles are of; see `RunStats`."""
+
+
+class Run:
+    """A running inspection; a context manager that stops and joins."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        sources: Sequence[Any],
+        *,
+        on_result: OnResult | None = None,
+        on_status: OnStatus | None = None,
+        options: RunOptions | None = None,
+    ) -> None:
+        """Open the sources and begin; see `cada_edge.runtime.detector.Detector.run`."""
+        self._options = options or RunOptions()
+        if not sources:
+            raise SourceError("No source came; wanted at least one. Pass detector.run('rtsp://camera/1').")
+        self._detector = detector
+        self._on_result = on_result
+        self._listener = on_status
+        self._changed = threading.Condition()
+        self._state = threading.Lock()
+        self._error: BaseException | None = None
+        self._is_stopping = self._is_paused = False
+        self._turn = 0
+        self._ended_s: float | None = None
+        self._refused_told_s = float("-inf")
+        self._inspected = self._anomalous = self._refused = 0
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        self._started_s = time.monotonic()
+        self._prepared: Handoff[tuple[PreparedBatch, list[Frame]]] = Handoff()
+        self._inferred: Handoff[tuple[InferredBatch, list[Frame]]] = Handoff()
+        self._live: set[str] = set()
+        self._sources = self._open(sources)
+        try:
+            detector.lend()
+        except BaseException:
+            for source in self._sources.values():
+                source.close()
+            raise
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"cada-edge {name}", daemon=True)
+            for name, work in (("prepare", self._prepare), ("infer", self._infer), ("deliver", self._deliver))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _open(self, sources: Sequence[Any]) -> dict[str, LiveSource | ReadAheadSource]:
+        opened: dict[str, LiveSource | ReadAheadSource] = {}
+        options = self._options
+        try:
+            for source in sources:
+                found = open_source(
+                    source,
+                    on_error=options.on_error,
+                    policy=options.policy,
+                    capacity=options.capacity,
+                    camera=options.camera,
+                    reconnect=options.reconnect,
+                    on_status=self._tell,
+                    changed=self._changed,
+                )
+                is_live = isinstance(found, LiveSource)
+                if isinstance(source, Source) or not isinstance(found, LiveSource | ReadAheadSource):
+                    found = ReadAheadSource(
+                        found,
+                        policy=options.policy or "block",
+                        capacity=options.capacity,
+                        on_status=self._tell,
+                        changed=self._changed,
+                    )
+                name, number = found.source_id, 1
+                while name in opened:
+                    number += 1
+                    name = f"{found.source_id} ({number})"
+                opened[name] = found
+                if is_live:
+                    self._live.add(found.source_id)
+        except BaseException:
+            for each in opened.values():
+                each.close()
+            raise
+        return opened
+
+    @property
+    def stats(self) -> RunStats:
+        """How it goes now."""
+        with self._state:
+            recent = list(self._recent)
+            figures = self._inspected, self._anomalous, self._refused
+        latency_ms = {}
+        if recent:
+            latencies = np.array([latency for _, latency in recent])
+            p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
+            latency_ms = {
+                "p50": float(p50),
+                "p95": float(p95),
+                "p99": float(p99),
+                "max": float(latencies.max()),
+            }
+        took_s = recent[-1][0] - recent[0][0] if len(recent) > 1 else 0.0
+        return RunStats(
+            sources={name: source.counts for name, source in self._sources.items()},
+            inspected=figures[0],
+            anomalous=figures[1],
+            refused=figures[2],
+            seconds=(self._ended_s or time.monotonic()) - self._started_s,
+            frames_per_second=(len(recent) - 1) / took_s if took_s > 0 else 0.0,
+            latency_ms=latency_ms,
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still inspects."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def pause(self) -> None:
+        """Take no more frames until `resume`: live sources go on dropping, files wait."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        with self._changed:
+            self._is_paused = False
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Take no more frames; those that were taken still get their verdict. Harmless when called twice.
+
+        It does not wait: `join` does.
+        """
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait until every source has ended or the run was stopped, and every verdict was delivered.
+
+        Args:
+            timeout_s: Longest wait, in seconds; None for no limit.
+
+        Returns:
+            Whether it has ended.
+
+        Raises:
+            Exception: What ended the run, of a source, the model or the listener.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for thread in self._threads:
+            # Python takes no signal while it waits without a limit on some systems: Ctrl-C must come through.
+            while thread.is_alive() and (deadline is None or time.monotonic() < deadline):
+                thread.join(0.2 if deadline is None else max(0.0, min(0.2, deadline - time.monotonic())))
+        if self.is_alive:
+            return False
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return True
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if kind is None:
+            self.join()
+            return
+        try:
+            self.join()
+        except Exception:
+            # The error that is on its way matters more; this one may well be its consequence.
+            _log.exception("The run ended with an error of its own")
+
+    def _tell(self, event: StatusEvent) -> None:
+        if self._listener is not None:
+            self._listener(event)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do a stage's work; whatever it raises ends the whole run, and the first error is kept.
+
+        The stages before it stop, those after it finish what they have.
+        """
+        try:
+            work()
+        except BaseException as error:
+            with self._state:
+                self._error = self._error or error
+            self.stop()
+
+    def _prepare(self) -> None:
+        """Take frames in fair batches and make them what the model takes."""
+        try:
+            while (frames := self._next_batch()) is not None:
+                try:
+                    prepared = self._detector.prepare(frames)
+                except FrameError:
+                    prepared, frames = self._without_refused(frames)
+                    if prepared is None:
+                        continue
+                if not self._prepared.put((prepared, frames)):
+                    return
+        finally:
+            for source in self._sources.values():
+                source.close()
+            self._prepared.finish()
+
+    def _without_refused(self, frames: list[Frame]) -> tuple[PreparedBatch | None, list[Frame]]:
+        """Leave out live frames that the model cannot take; of anything else it is an error."""
+        kept = []
+        for frame in frames:
+            try:
+                self._detector.prepare([frame])
+                kept.append(frame)
+            except FrameError as error:
+                if frame.path is not None or frame.source_id not in self._live:
+                    raise
+                with self._state:
+                    self._refused += 1
+                self._tell_refused(frame, error)
+        return (self._detector.prepare(kept) if kept else None), kept
+
+    def _tell_refused(self, frame: Frame, error: FrameError) -> None:
+        now = time.monotonic()
+        if now - self._refused_told_s >= 1.0:
+            self._refused_told_s = now
+            self._tell(
+                make_event(
+                    "refused",
+                    frame.source_id,
+                    f"Frame {frame.index} of {frame.source_id} cannot be inspected: {error}",
+                    index=frame.index,
+                    refused=self._refused,
+                )
+            )
+
+    def _next_batch(self) -> list[Frame] | None:
+        """Take up to a batch of frames, one a source in turn; None when there will be no more."""
+        frames: list[Frame] = []
+        deadline = 0.0
+        while True:
+            if self._is_stopping:
+                return frames or None
+            if not self._is_paused:
+                taken = self._take_round(self._options.batch - len(frames))
+                if taken and not frames:
+                    deadline = time.monotonic() + self._options.batch_timeout_s
+                frames += taken
+            if len(frames) == self._options.batch:
+                return frames
+            with self._changed:
+                if self._is_stopping or (not self._is_paused and self._has_waiting()):
+                    continue
+                if not self._is_paused and all(source.buffer.exhausted for source in self._sources.values()):
+                    return frames or None
+                left = deadline - time.monotonic() if frames else None
+                if left is not None and left <= 0:
+                    return frames
+                self._changed.wait(left)
+
+    def _has_waiting(self) -> bool:
+        return any(source.buffer.ready for source in self._sources.values())
+
+    def _take_round(self, most: int) -> list[Frame]:
+        """Take one frame of each source in turn; the next round begins with the source after the last."""
+        frames: list[Frame] = []
+        sources = list(self._sources.values())
+        for step in range(len(sources)):
+            if len(frames) == most:
+                break
+            position = (self._turn + step) % len(sources)
+            try:
+                frame = sources[position].buffer.take(0)
+            except SourceLostError as error:
+                # The other cameras go on: it is raised when they have ended too.
+                with self._state:
+                    self._error = self._error or error
+                continue
+            if frame is not None:
+                frames.append(frame)
+                last = position
+        if frames:
+            self._turn = (last + 1) % len(sources)
+        return frames
+
+    def _infer(self) -> None:
+        """Run the model; a detector that was lent is opened and closed here."""
+        try:
+            while (item := self._prepared.take()) is not None:
+                prepared, frames = item
+                if not self._inferred.put((self._detector.infer(prepared), frames)):
+                    return
+        finally:
+            self._prepared.close()
+            self._detector.give_back()
+            self._inferred.finish()
+
+    def _deliver(self) -> None:
+        """Give the verdicts, in order."""
+        try:
+            while (item := self._inferred.take()) is not None:
+                inferred, frames = item
+                for detection, frame in zip(self._detector.finish(inferred), frames, strict=True):
+                    now = time.monotonic()
+                    with self._state:
+                        self._inspected += 1
+                        self._anomalous += detection.is_anomalous is True
+                        self._recent.append((now, (now - frame.captured_monotonic_s) * 1e3))
+                    if self._on_result is not None:
+                        self._on_result(detection, frame)
+        finally:
+            self._inferred.close()
+            self._ended_s = time.monotonic()

@@ -1,0 +1,332 @@
+"""Runs on a real engine, with a model file of known numbers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cada_edge.errors import (
+    ClosedError,
+    ConfigError,
+    FrameError,
+    ImageReadError,
+    SourceError,
+    SourceLostError,
+    ThreadOwnerError,
+)
+from cada_edge.runtime.camera import CameraOptions, LiveAddress
+from cada_edge.runtime.detection import Detection
+from cada_edge.runtime.detector import Detector
+from cada_edge.runtime.live_source import LiveSource, Reconnect
+from cada_edge.runtime.run_options import RunOptions
+from cada_edge.runtime.source_base import Frame
+from cada_edge.runtime.sources import open_source
+from cada_edge.runtime.stream_events import StatusEvent, StreamCounts
+
+PutImage = Callable[..., Path]
+ADDRESS = LiveAddress("network", "rtsp://cam", "rtsp://cam")
+
+
+class Listener:
+    """Keeps what a run delivers."""
+
+    def __init__(self, *, sleep_s: float = 0.0) -> None:
+        self.results: list[tuple[Detection, Frame]] = []
+        self.events: list[StatusEvent] = []
+        self._sleep_s = sleep_s
+
+    def result(self, detection: Detection, frame: Frame) -> None:
+        self.results.append((detection, frame))
+        time.sleep(self._sleep_s)
+
+    @property
+    def indices(self) -> list[int]:
+        return [frame.index for _, frame in self.results]
+
+
+@pytest.fixture
+def detector(tiny_model: Path) -> Iterator[Detector]:
+    with Detector(tiny_model, threads=1) as opened:
+        yield opened
+
+
+def images(count: int, start: int = 0) -> Iterator[np.ndarray]:
+    for value in range(start, start + count):
+        yield np.full((20, 30, 3), value % 256, np.uint8)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_every_frame_of_a_source_gets_its_verdict_in_order(detector: Detector) -> None:
+    listener = Listener()
+    run = detector.run(images(200), on_result=listener.result)
+    assert run.join()
+    assert not run.is_alive
+    assert listener.indices == list(range(200))
+    for detection, frame in listener.results:
+        value = float(frame.image[0, 0, 0]) / 255
+        assert detection.score == pytest.approx(value, abs=1e-5)
+        assert (detection.frame_index, detection.source_id) == (frame.index, "iterable")
+        assert detection.is_anomalous is (detection.score > 0.5)
+    stats = run.stats
+    assert stats.sources == {"iterable": StreamCounts(captured=200, delivered=200)}
+    assert stats.inspected == 200
+    assert stats.anomalous == sum(value % 256 > 127 for value in range(200))
+    assert set(stats.latency_ms) == {"p50", "p95", "p99", "max"}
+    assert stats.latency_ms["p50"] <= stats.latency_ms["p99"] <= stats.latency_ms["max"]
+    assert stats.frames_per_second > 0
+    assert stats.to_dict()["sources"]["iterable"]["captured"] == 200
+    assert run.join()
+    assert run.stats.seconds == stats.seconds
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_sources_take_turns(detector: Detector, batch: int) -> None:
+    listener, gate = Listener(), threading.Event()
+
+    def result(detection: Detection, frame: Frame) -> None:
+        gate.wait(30)
+        listener.result(detection, frame)
+
+    run = detector.run(
+        *(open_source(images(60), source_id=name) for name in "abc"),
+        on_result=result,
+        options=RunOptions(batch=batch, policy="block", capacity=60),
+    )
+    # The pipeline is full and every other frame waits: from here on each source is always ready.
+    wait_until(lambda: all(counts.captured == 60 for counts in run.stats.sources.values()))
+    gate.set()
+    run.join()
+    names = [frame.source_id for _, frame in listener.results]
+    assert Counter(names) == {"a": 60, "b": 60, "c": 60}
+    for name in "abc":
+        assert [frame.index for _, frame in listener.results if frame.source_id == name] == list(range(60))
+    held = 4 * batch  # three stages and the batch that was being taken
+    turns = names[held:-held]
+    assert all(turns[place] == turns[place + 3] for place in range(len(turns) - 3 - held))
+    assert len(turns) > 60
+
+
+def test_a_batch_waits_no_longer_than_its_timeout(detector: Detector) -> None:
+    released = threading.Event()
+
+    def slow() -> Iterator[np.ndarray]:
+        yield from images(1)
+        released.wait(30)
+
+    listener = Listener()
+    run = detector.run(slow(), on_result=listener.result, options=RunOptions(batch=8, batch_timeout_s=0.05))
+    wait_until(lambda: len(listener.results) == 1)
+    assert run.is_alive
+    released.set()
+    assert run.join()
+
+
+def test_a_slow_listener_costs_a_live_source_frames_and_files_none(detector: Detector) -> None:
+    def camera() -> Iterator[np.ndarray]:
+        for image in images(150):
+            time.sleep(0.001)
+            yield image
+
+    listener = Listener(sleep_s=0.01)
+    run = detector.run(camera(), on_result=listener.result, options=RunOptions(policy="latest"))
+    run.join()
+    counts = run.stats.sources["iterable"]
+    assert counts.dropped > 50
+    assert counts.captured == 150 == counts.delivered + counts.dropped
+    assert sum(1 + detection.dropped_before for detection, _ in listener.results) == 150
+    assert listener.indices[-1] == 149
+
+    listener = Listener(sleep_s=0.002)
+    detector.run(images(50), on_result=listener.result).join()
+    assert listener.indices == list(range(50))
+
+
+def test_stop_ends_an_endless_source_and_nothing_waits(detector: Detector) -> None:
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            yield from images(1)
+
+    listener = Listener()
+    with detector.run(endless(), on_result=listener.result) as run:
+        wait_until(lambda: len(listener.results) > 5)
+        assert not run.join(0.01)
+    assert not run.is_alive
+    counts = run.stats.sources["iterable"]
+    assert counts.waiting == 0
+    assert counts.captured == counts.delivered + counts.dropped
+    # What was taken got its verdict.
+    assert counts.delivered == len(listener.results) == run.stats.inspected
+
+
+def test_pause_and_resume(detector: Detector) -> None:
+    listener = Listener()
+    run = detector.run(images(5000), on_result=listener.result)
+    wait_until(lambda: len(listener.results) > 3)
+    run.pause()
+    time.sleep(0.1)
+    seen = len(listener.results)
+    time.sleep(0.1)
+    assert len(listener.results) == seen
+    run.resume()
+    wait_until(lambda: len(listener.results) > seen)
+    run.stop()
+    run.join()
+    assert listener.indices == list(range(len(listener.results)))
+
+
+def test_an_error_of_the_listener_reaches_the_caller(detector: Detector) -> None:
+    def fail(detection: Detection, frame: Frame) -> None:
+        if frame.index == 3:
+            raise RuntimeError("the reject gate is stuck")
+
+    run = detector.run(images(500), on_result=fail)
+    with pytest.raises(RuntimeError, match="the reject gate is stuck"):
+        run.join()
+    assert not run.is_alive
+    assert run.stats.sources["iterable"].waiting == 0
+    # The detector is as before.
+    assert detector(np.full((4, 4, 3), 255, np.uint8)).score == pytest.approx(1)
+
+
+def test_an_error_of_a_source_comes_after_its_frames(
+    detector: Detector, tmp_path: Path, put_image: PutImage
+) -> None:
+    put_image(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes(b"broken")
+    put_image(tmp_path / "2.png")
+    listener = Listener()
+    with pytest.raises(ImageReadError, match=r"1\.png"):
+        detector.run(tmp_path, on_result=listener.result).join()
+    assert listener.indices == [0]
+    listener = Listener()
+    run = detector.run(tmp_path, on_result=listener.result, options=RunOptions(on_error="skip"))
+    run.join()
+    assert listener.indices == [0, 2]
+    assert run.stats.sources[str(tmp_path)] == StreamCounts(captured=3, delivered=2, corrupt=1)
+
+
+def test_an_error_of_the_model_reaches_the_caller(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(prepared: Any) -> Any:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(detector, "infer", fail)
+    with pytest.raises(MemoryError, match="no memory"):
+        detector.run(images(100)).join()
+
+
+class CameraDouble:
+    """A connection that gives frames of the wanted sizes, then is lost; a double, named so."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
+
+    def read(self) -> tuple[Any | None, float, float] | None:
+        time.sleep(0.002)
+        if not self._sizes:
+            return None
+        size = self._sizes.pop(0)
+        return np.zeros((size, size, 3), np.uint8), time.time(), time.monotonic()
+
+    def close(self) -> None:
+        pass
+
+
+def live(sizes: list[int], name: str) -> LiveSource:
+    connections = iter([CameraDouble(sizes)])
+
+    def connect(address: LiveAddress, options: CameraOptions) -> CameraDouble:
+        for connection in connections:
+            return connection
+        raise SourceError("no route")
+
+    return LiveSource(
+        ADDRESS,
+        source_id=name,
+        reconnect=Reconnect(0.001, 0.001, 0, limit=1),
+        policy="block",
+        connect=connect,
+    )
+
+
+def test_one_lost_camera_leaves_the_others_running(detector: Detector) -> None:
+    listener = Listener()
+    run = detector.run(live([20] * 2, "left"), live([20] * 40, "right"), on_result=listener.result)
+    with pytest.raises(SourceLostError, match="left is given up"):
+        run.join()
+    assert Counter(frame.source_id for _, frame in listener.results) == {"left": 2, "right": 40}
+
+
+def test_frames_of_any_size_and_refused_ones_of_a_fixed_size(
+    write_tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_tiny_model(tmp_path / "fixed.onnx", frame_hw=(16, 16))
+    events: list[StatusEvent] = []
+    with Detector(path) as detector:
+        listener = Listener()
+        run = detector.run(
+            live([16, 20, 16, 20, 16], "cam"), on_result=listener.result, on_status=events.append
+        )
+        with pytest.raises(SourceLostError):
+            run.join()
+        assert listener.indices == [0, 2, 4]
+        assert run.stats.refused == 2
+        (refused,) = (event for event in events if event.kind == "refused")
+        assert "Frame 1 of cam cannot be inspected" in refused.message
+        # Files of the wrong size are a mistake, not a camera's mood.
+        with pytest.raises(FrameError):
+            detector.run([np.zeros((20, 20, 3), np.uint8)]).join()
+
+
+def test_an_engine_is_lent_to_the_run_and_comes_back(
+    tiny_engine: Path, tensorrt_double: Any, cuda_double: Any
+) -> None:
+    frame = np.full((16, 16, 3), 255, np.uint8)
+    with Detector(tiny_engine) as detector:
+        assert detector(frame).score == pytest.approx(1)
+        listener = Listener()
+        entered, leave = threading.Event(), threading.Event()
+
+        def result(detection: Detection, frame: Frame) -> None:
+            listener.result(detection, frame)
+            entered.set()
+            leave.wait(30)
+
+        run = detector.run(images(20), on_result=result)
+        assert entered.wait(30)
+        with pytest.raises(ThreadOwnerError):
+            detector(frame)
+        leave.set()
+        run.join()
+        assert listener.indices == list(range(20))
+        assert detector(frame).score == pytest.approx(1)
+
+
+def test_refusals(detector: Detector, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="No source came; wanted at least one"):
+        detector.run()
+    with pytest.raises(SourceError, match="There is no"):
+        detector.run([np.zeros((2, 2), np.uint8)], tmp_path / "missing.png")
+    with pytest.raises(ConfigError, match="A batch of 0 frames came"):
+        RunOptions(batch=0)
+    with pytest.raises(ConfigError, match="batch_timeout_s -1 came"):
+        RunOptions(batch_timeout_s=-1)
+    detector.close()
+    with pytest.raises(ClosedError, match="is closed"):
+        detector.run(images(1))
