@@ -34,16 +34,22 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from cada_edge.manifest import Manifest
+    from cada_edge.runtime.camera import CameraOptions
     from cada_edge.runtime.detection import Detection
     from cada_edge.runtime.detector import Detector
     from cada_edge.runtime.draw import draw
+    from cada_edge.runtime.live_source import Reconnect
+    from cada_edge.runtime.run import Run
+    from cada_edge.runtime.run_options import RunOptions
     from cada_edge.runtime.sources import Frame, open_source
+    from cada_edge.runtime.stream_events import StatusEvent
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
     "CadaEdgeError",
+    "CameraOptions",
     "CheckFailedError",
     "CheckpointError",
     "ClosedError",
@@ -63,8 +69,12 @@ __all__ = [
     "ModelMismatchError",
     "ModelNotFoundError",
     "OutputError",
+    "Reconnect",
+    "Run",
+    "RunOptions",
     "SourceError",
     "SourceLostError",
+    "StatusEvent",
     "ThreadOwnerError",
     "TrainingError",
     "draw",
@@ -72,10 +82,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CameraOptions": "cada_edge.runtime.camera",
     "Detection": "cada_edge.runtime.detection",
     "Detector": "cada_edge.runtime.detector",
     "Frame": "cada_edge.runtime.sources",
     "Manifest": "cada_edge.manifest",
+    "Reconnect": "cada_edge.runtime.live_source",
+    "Run": "cada_edge.runtime.run",
+    "RunOptions": "cada_edge.runtime.run_options",
+    "StatusEvent": "cada_edge.runtime.stream_events",
     "draw": "cada_edge.runtime.draw",
     "open_source": "cada_edge.runtime.sources",
 }

@@ -202,6 +202,13 @@ def verify(model: Path, backend: str, threads: int | None, as_json: bool) -> Non
     "--threshold", type=float, default=None, show_default="the model's own", help="Of the aligned score."
 )
 @click.option("--skip-unreadable", is_flag=True, help="Go on after an image that cannot be read.")
+@click.option(
+    "--reconnect-limit",
+    type=click.IntRange(min=0),
+    default=None,
+    show_default="none",
+    help="Failed attempts in a row after which a lost live source is given up (exit code 4).",
+)
 @backend_option
 @threads_option
 @json_option
@@ -211,19 +218,30 @@ def predict(
     save: Path | None,
     threshold: float | None,
     skip_unreadable: bool,
+    reconnect_limit: int | None,
     backend: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Inspect SOURCE (image, folder, glob or video) with MODEL, one line per frame."""
+    """Inspect SOURCE with MODEL, one line per frame.
+
+    SOURCE is an image, folder, glob, list file (.txt) or video, or a live source: a webcam's index,
+    /dev/video0, csi://0, rtsp:// and other URLs, or a GStreamer pipeline. A lost live source is opened again.
+    """
     from cada_edge.runtime.detector import Detector
     from cada_edge.runtime.draw import draw
     from cada_edge.runtime.images import write_image
+    from cada_edge.runtime.live_source import Reconnect
     from cada_edge.runtime.sources import open_source
 
     with (
         Detector(model, backend=backend, threshold=threshold, threads=threads) as detector,
-        open_source(source, on_error="skip" if skip_unreadable else "raise") as frames,
+        open_source(
+            source,
+            on_error="skip" if skip_unreadable else "raise",
+            reconnect=Reconnect(limit=reconnect_limit),
+            on_status=lambda event: click.echo(f"{event.kind}: {event.message}", err=True),
+        ) as frames,
     ):
         for frame in frames:
             detection = detector(frame)

@@ -238,9 +238,10 @@ class Run:
                 try:
                     prepared = self._detector.prepare(frames)
                 except FrameError:
-                    prepared, frames = self._without_refused(frames)
-                    if prepared is None:
+                    frames = self._without_refused(frames)
+                    if not frames:
                         continue
+                    prepared = self._detector.prepare(frames)
                 if not self._prepared.put((prepared, frames)):
                     return
         finally:
@@ -248,7 +249,7 @@ class Run:
                 source.close()
             self._prepared.finish()
 
-    def _without_refused(self, frames: list[Frame]) -> tuple[PreparedBatch | None, list[Frame]]:
+    def _without_refused(self, frames: list[Frame]) -> list[Frame]:
         """Leave out live frames that the model cannot take; of anything else it is an error."""
         kept = []
         for frame in frames:
@@ -261,7 +262,7 @@ class Run:
                 with self._state:
                     self._refused += 1
                 self._tell_refused(frame, error)
-        return (self._detector.prepare(kept) if kept else None), kept
+        return kept
 
     def _tell_refused(self, frame: Frame, error: FrameError) -> None:
         now = time.monotonic()
