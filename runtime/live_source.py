@@ -261,7 +261,7 @@ class LiveSource(Source):
             try:
                 connection = self._connect(self._address, self._camera)
             except SourceError as error:
-                reason = str(error)
+                reason = str(error).rstrip(".")
                 return
             try:
                 if self._greet(generation, connection):
