@@ -19,8 +19,9 @@ def main(port: str, folder: str, *credentials: str) -> None:
     gi: Any = import_module("gi")
     gi.require_version("Gst", "1.0")
     gi.require_version("GstRtspServer", "1.0")
-    repository: Any = import_module("gi.repository")
-    GLib, Gst, GstRtspServer = repository.GLib, repository.Gst, repository.GstRtspServer
+    GLib: Any = import_module("gi.repository.GLib")
+    Gst: Any = import_module("gi.repository.Gst")
+    GstRtspServer: Any = import_module("gi.repository.GstRtspServer")
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
