@@ -18,20 +18,43 @@ from typing import Any, NamedTuple, TypeVar
 from cada_edge.errors import BackendError, MissingExtraError
 from cada_edge.runtime.backend import OUTPUT_NAMES, require_outputs
 
-__all__ = ["MODULES", "NOT_EVERYWHERE", "EngineInput", "TensorRTEngine", "load_tensorrt", "message_log"]
+__all__ = [
+    "MODULES",
+    "NOT_EVERYWHERE",
+    "EngineInput",
+    "Messages",
+    "Presence",
+    "TensorRTEngine",
+    "load_tensorrt",
+    "message_log",
+]
 
 _log = logging.getLogger(__name__)
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 """Target of an engine -> Python module that runs it."""
 
-NOT_EVERYWHERE: dict[str, tuple[str, str, str | None]] = {
-    "get_engine_validity": ("tensorrt_rtx", "1.7", None),
-    "EngineValidity": ("tensorrt_rtx", "1.7", None),
-    "INVALID": ("tensorrt_rtx", "1.7", None),
-    "EngineInvalidityDiagnostics": ("tensorrt_rtx", "1.7", None),
-}
-"""Name -> (the one module that has it, first known version, version that lost it)."""
+
+class Presence(NamedTuple):
+    """Where a name is that not every version has."""
+
+    name: str
+    """Of an attribute."""
+    module: str
+    """That has it, a value of `MODULES`; a name in both has two rows."""
+    since: str
+    """First version that is known to have it."""
+    until: str | None
+    """Version that lost it; None where none has."""
+
+
+NOT_EVERYWHERE = (
+    Presence("get_engine_validity", "tensorrt_rtx", "1.7", None),
+    Presence("EngineValidity", "tensorrt_rtx", "1.7", None),
+    Presence("INVALID", "tensorrt_rtx", "1.7", None),
+    Presence("EngineInvalidityDiagnostics", "tensorrt_rtx", "1.7", None),
+)
+"""Names used here that some version lacks; all are RTX's, and only its engines come to them."""
 
 _JETSON: Path = Path("/etc/nv_tegra_release")
 
@@ -56,11 +79,26 @@ class EngineInput(NamedTuple):
     """Most frames that it runs with."""
 
 
-def load_tensorrt(target: str) -> Any:
+class Messages(NamedTuple):
+    """What a module's logger last heard, the newest last; clear them before a call to know whose they are."""
+
+    errors: deque[str]
+    """Messages at level error."""
+    warnings: deque[str]
+    """Messages at level warning."""
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.errors.clear()
+        self.warnings.clear()
+
+
+def load_tensorrt(target: str, feature: str = "Running this engine") -> Any:
     """Import the module that runs a target's engines.
 
     Args:
         target: A key of `MODULES`.
+        feature: What needs it, as the start of a sentence.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -74,7 +112,7 @@ def load_tensorrt(target: str) -> Any:
                 "environment with: python3 -m venv --system-site-packages .venv"
             )
         package = "tensorrt-rtx" if target == "rtx" else "tensorrt"
-        raise MissingExtraError("Running this engine", package, target)
+        raise MissingExtraError(feature, package, target)
     try:
         module: Any = import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
@@ -93,8 +131,8 @@ def load_tensorrt(target: str) -> Any:
 
 
 @lru_cache(maxsize=2)
-def message_log(module: str) -> tuple[Any, deque[str]]:
-    """Make the one logger of a module, and the list of what it last said at level error.
+def message_log(module: str) -> tuple[Any, Messages]:
+    """Make the one logger of a module, and what it keeps of the module's errors and warnings.
 
     TensorRT keeps the first logger that it is given for the whole process and calls it from anywhere: a
     second one is refused with a warning, and a freed one crashes. So there is one, for builders too, and it
@@ -104,10 +142,11 @@ def message_log(module: str) -> tuple[Any, deque[str]]:
         module: A value of `MODULES`.
 
     Returns:
-        The logger and its last errors, the newest last; clear the list before a call to know whose they are.
+        The logger and its messages.
     """
     trt: Any = import_module(module)
-    errors: deque[str] = deque(maxlen=_KEPT_MESSAGES)
+    messages: Messages = Messages(deque(maxlen=_KEPT_MESSAGES), deque(maxlen=_KEPT_MESSAGES))
+    kept: dict[int, deque[str]] = {logging.ERROR: messages.errors, logging.WARNING: messages.warnings}
     levels = [logging.ERROR, logging.ERROR, logging.WARNING, logging.DEBUG, logging.DEBUG]
 
     class MessageLog(trt.ILogger):  # type: ignore[misc]
@@ -119,11 +158,11 @@ def message_log(module: str) -> tuple[Any, deque[str]]:
         def log(self, severity: Any, msg: str) -> None:
             """Take one message; severities count from 0, internal error, to 4, verbose."""
             level = levels[int(severity)]
-            if level == logging.ERROR:
-                errors.append(msg)
+            if level in kept:
+                kept[level].append(msg)
             _log.log(level, "%s", msg)
 
-    return MessageLog(), errors
+    return MessageLog(), messages
 
 
 class TensorRTEngine:
@@ -147,14 +186,14 @@ class TensorRTEngine:
         self._path: Path = path
         self._rebuild: str = rebuild
         self._trt: Any = load_tensorrt(target)
-        logger_and_errors = message_log(MODULES[target])
-        self._messages: deque[str] = logger_and_errors[1]
+        logger_and_messages = message_log(MODULES[target])
+        self._messages: Messages = logger_and_messages[1]
         self._messages.clear()
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
         try:
-            self._runtime = self._made("start for", lambda: self._trt.Runtime(logger_and_errors[0]))
+            self._runtime = self._made("start for", lambda: self._trt.Runtime(logger_and_messages[0]))
             plan: bytes = path.read_bytes()
             if target == "rtx":
                 self._check_validity(plan)
@@ -167,7 +206,8 @@ class TensorRTEngine:
             raise
 
     def _refusal(self, action: str, reason: str = "") -> BackendError:
-        said: str = "; ".join(part for part in (reason, *self._messages) if part) or "it gave no reason"
+        parts: list[str] = [part for part in (reason, *self._messages.errors) if part]
+        said = "; ".join(parts) or "it gave no reason"
         self._messages.clear()
         return BackendError(
             f"{self._trt.__name__} {self._trt.__version__} cannot {action} {self._path}: {said}. "
@@ -248,6 +288,21 @@ class TensorRTEngine:
             BackendError: TensorRT refuses.
         """
         self._made("run", lambda: self._context.execute_async_v3(stream))
+
+    def layer_information(self) -> str:
+        """Ask the engine inspector for its layers.
+
+        Returns:
+            JSON; names alone where the engine was built without detailed profiling verbosity.
+
+        Raises:
+            BackendError: The inspector gives nothing.
+        """
+        inspector: Any = self._made("inspect", lambda: self._engine.create_engine_inspector())
+        json_format: Any = self._trt.LayerInformationFormat.JSON
+        # With the context it knows the shapes of dynamic tensors as well.
+        inspector.execution_context = self._context
+        return str(self._made("inspect", lambda: inspector.get_engine_information(json_format)))
 
     def close(self) -> None:
         """Free the engine's memory; harmless when called twice."""

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 import cada_edge
-from cada_edge.runtime.tensorrt_engine import NOT_EVERYWHERE
+from cada_edge.export import engine_builder
+from cada_edge.runtime import tensorrt_engine
 
 PACKAGE = Path(cada_edge.__file__).parent
-TENSORRT_FILES = [
-    file
-    for file in (PACKAGE / "runtime/tensorrt_engine.py", PACKAGE / "export/to_engine.py")
-    if file.exists()
-]
+TENSORRT_FILES = {
+    PACKAGE / "runtime/tensorrt_engine.py": tensorrt_engine.NOT_EVERYWHERE,
+    PACKAGE / "export/engine_builder.py": engine_builder.NOT_EVERYWHERE,
+}
+"""Each module that touches TensorRT's objects, with its table of what is not in every version."""
 RECORDS = {
     file.stem: json.loads(file.read_text(encoding="utf-8"))
     for file in sorted((Path(__file__).parents[1] / "data/tensorrt_api").glob("*.json"))
@@ -94,22 +95,27 @@ def test_every_touched_name_exists(file: Path, record: str) -> None:
     assert touched, "the reading found nothing: it is broken"
     # `", ".join(...)` and the like are taken from literals above; a chain such as text.split(".") is not.
     plain = _of_builtins() - set().union(*(_names_of(each) for each in RECORDS.values()))
-    missing = touched - _names_of(RECORDS[record]) - set(NOT_EVERYWHERE) - plain
+    missing = touched - _names_of(RECORDS[record]) - {row.name for row in TENSORRT_FILES[file]} - plain
     assert not missing
 
 
-def test_what_is_not_everywhere_is_exactly_where_the_table_says() -> None:
-    for name, (module, since, until) in NOT_EVERYWHERE.items():
-        assert until is None
+@pytest.mark.parametrize("file", TENSORRT_FILES, ids=lambda file: file.stem)
+def test_what_is_not_everywhere_is_exactly_where_the_table_says(file: Path) -> None:
+    table = TENSORRT_FILES[file]
+    for name in {row.name for row in table}:
         having = {stem for stem, record in RECORDS.items() if name in _names_of(record)}
         expected = {
             stem
             for stem, record in RECORDS.items()
-            if stem.rpartition("-")[0] == module and _parts(record["version"]) >= _parts(since)
+            for row in table
+            if row.name == name
+            and stem.rpartition("-")[0] == row.module
+            and _parts(record["version"]) >= _parts(row.since)
+            and (row.until is None or _parts(record["version"]) < _parts(row.until))
         }
         assert having == expected, name
-    touched = set().union(*(_touched(ast.parse(file.read_text())) for file in TENSORRT_FILES))
-    assert set(NOT_EVERYWHERE) <= touched, "the table names what nobody touches"
+    touched = _touched(ast.parse(file.read_text(encoding="utf-8")))
+    assert {row.name for row in table} <= touched, "the table names what nobody touches"
 
 
 def _parts(version: str) -> tuple[int, ...]:
@@ -158,4 +164,5 @@ def test_the_double_has_no_name_that_tensorrt_lacks(make_tensorrt_double: object
         if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")
     }
     assert "execute_async_v3" in methods
-    assert methods - set(NOT_EVERYWHERE) <= set.intersection(*map(_names_of, RECORDS.values()))
+    of_rtx = {row.name for row in tensorrt_engine.NOT_EVERYWHERE}
+    assert methods - of_rtx <= set.intersection(*map(_names_of, RECORDS.values()))

@@ -27,11 +27,11 @@ SIDE = 16
 def _plan(target: str, model: Path) -> bytes:
     """Build the tiny model for this machine's GPU; skip where the library has no such GPU."""
     trt: Any = load_tensorrt(target)
-    logger, errors = message_log(MODULES[target])
+    logger, messages = message_log(MODULES[target])
     builder = trt.Builder(logger)
     flag = int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(1 << flag)
-    assert trt.OnnxParser(network, logger).parse(model.read_bytes()), list(errors)
+    assert trt.OnnxParser(network, logger).parse(model.read_bytes()), list(messages.errors)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     profile = builder.create_optimization_profile()
@@ -39,7 +39,7 @@ def _plan(target: str, model: Path) -> bytes:
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        pytest.skip(f"{MODULES[target]} does not build for this GPU: {list(errors)}")
+        pytest.skip(f"{MODULES[target]} does not build for this GPU: {list(messages.errors)}")
     return bytes(plan)
 
 
