@@ -18,8 +18,9 @@ from typing import Any
 import click
 
 from cada_edge import __version__
+from cada_edge.cli_export import export
 from cada_edge.cli_reproduce import reproduce
-from cada_edge.cli_training import demo, export, train
+from cada_edge.cli_training import demo, train
 from cada_edge.errors import CadaEdgeError, ConfigError
 from cada_edge.extras import require_extra
 from cada_edge.manifest import Manifest

@@ -1,4 +1,4 @@
-"""The commands that need PyTorch: train, export and the demo."""
+"""The commands that train: train and the demo."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from cada_edge.extras import require_extra
 from cada_edge.options import (
     config_options,
     format_number,
-    format_parity,
     given,
     json_option,
     layout_option,
     named_values,
     print_result,
-    size_hw,
     threads_option,
 )
 from cada_edge.runtime.preprocess import RESIZES
 from cada_edge.trainer.config import BASES, RECIPES, TrainConfig
 
-__all__ = ["demo", "export", "train"]
+__all__ = ["demo", "train"]
 
 
 @click.command()
@@ -148,81 +146,6 @@ def train(
             f"checkpoint  {result.checkpoint}\ntrained on  {result.training_images} images\n"
             f"threshold   {format_number(result.threshold)} from {result.held_out_images} held-out images"
             + (f"\nwarning     {result.warning}" if result.warning else "")
-        ),
-    )
-
-
-@click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "file_format",
-    type=click.Choice(["onnx"]),
-    default="onnx",
-    show_default=True,
-    help="Kind of file.",
-)
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path),
-    default=Path("model.onnx"),
-    show_default=True,
-    help="File to write.",
-)
-@click.option("--precision", default="fp32", show_default=True, help="Of the networks: fp32 or fp16.")
-@click.option(
-    "--backend", default="auto", show_default=True, metavar="NAME", help="Engine of the parity check."
-)
-@click.option(
-    "--alignment", default=None, show_default="the checkpoint's own", help="'none' leaves the alignment out."
-)
-@click.option(
-    "--frame-size",
-    default=None,
-    metavar="HxW",
-    show_default="frames of any size, resized on the CPU",
-    help="The camera's resolution, as 1080x1920: frames go in as they are, the graph resizes (for GPUs).",
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), default=None, help="Data set to measure the AUROC drift on."
-)
-@layout_option
-@json_option
-def export(
-    checkpoint: Path,
-    file_format: str,
-    out: Path,
-    precision: str,
-    backend: str,
-    alignment: str | None,
-    frame_size: str | None,
-    data: Path | None,
-    layout: str,
-    as_json: bool,
-) -> None:
-    """Export CHECKPOINT to one file with everything fused in, and check it against PyTorch."""
-    require_extra("Exporting", "torch", "train")
-    from cada_edge.export.to_onnx import ExportConfig, export_onnx
-    from cada_edge.runtime.datasets import index_dataset
-
-    result = export_onnx(
-        checkpoint,
-        out,
-        ExportConfig(
-            precision=precision,
-            backend=backend,
-            alignment=alignment,
-            frame_hw=None if frame_size is None else size_hw(frame_size),
-        ),
-        data=None if data is None else index_dataset(data, layout=layout),
-    )
-    print_result(
-        result,
-        as_json=as_json,
-        text=lambda: (
-            f"model      {result.model}\nmanifest   {result.manifest}\nreference  {result.reference}\n"
-            f"parity     {format_parity(result.parity)}\nthreshold  {format_number(result.threshold)}"
         ),
     )
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["HARDWARE_COMPATIBILITY", "TARGETS", "EngineBuild"]
+__all__ = ["HARDWARE_COMPATIBILITY", "PRECISION_SOURCES", "TARGETS", "EngineBuild"]
 
 TARGETS = ("tensorrt", "rtx")
 """Libraries that an engine is built for: TensorRT, or TensorRT for RTX."""
@@ -14,6 +14,10 @@ TARGETS = ("tensorrt", "rtx")
 HARDWARE_COMPATIBILITY = ("none", "same", "ampere+")
 """GPUs that an engine runs on beside the model it was built on: none, those of the same compute capability,
 all from compute capability 8.0."""
+
+PRECISION_SOURCES = ("inspector", "network")
+"""Where an engine's precision is read: from the engine itself by the engine inspector, which takes a GPU, or
+from the strongly typed network that it was built from, whose types the library must keep."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class EngineBuild:
     """GPU that it was built on; None where it was built without one."""
     onnx_sha256: str | None = None
     """SHA-256 of the ONNX file that it was built from."""
+    half_share: float | None = None
+    """Share of half precision, 0-1: by the inspector of its layers, by the network of its convolutions and
+    matrix products."""
+    precision_from: str | None = None
+    """One of `PRECISION_SOURCES`: what the manifest's precision and this share were read from."""
     options: dict[str, Any] = field(default_factory=dict)
     """The other options of the build."""
 
@@ -45,6 +54,8 @@ class EngineBuild:
         return (
             self.target in TARGETS
             and self.hardware_compatibility in HARDWARE_COMPATIBILITY
+            and self.precision_from in (None, *PRECISION_SOURCES)
+            and (self.half_share is None or 0 <= self.half_share <= 1)
             and 1 <= smallest <= best <= largest
             and len(self.compute_capabilities) > 0
             and all(re.fullmatch(r"\d+\.\d", capability) for capability in self.compute_capabilities)

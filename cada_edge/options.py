@@ -14,6 +14,7 @@ from cada_edge.errors import ConfigError
 
 __all__ = [
     "backend_option",
+    "batch_sizes",
     "config_options",
     "format_number",
     "format_parity",
@@ -132,6 +133,26 @@ def size_hw(text: str) -> tuple[int, int]:
             f"the size {text!r} came; wanted HEIGHTxWIDTH in pixels, as 1080x1920: 1080 rows of 1920."
         )
     return int(found[1]), int(found[2])
+
+
+def batch_sizes(text: str) -> tuple[int, int, int]:
+    """Read N or MIN,OPT,MAX.
+
+    Raises:
+        ConfigError: It is not of that form.
+
+    Example:
+        >>> batch_sizes("1,4,8"), batch_sizes("2")
+        ((1, 4, 8), (2, 2, 2))
+    """
+    found = re.fullmatch(r"(\d+)(?:,(\d+),(\d+))?", text.replace(" ", ""))
+    if found is None:
+        raise ConfigError(
+            f"the batch {text!r} came; wanted one number, or MIN,OPT,MAX: smallest, best and largest number "
+            "of frames at once. Pass --batch 1, or --batch 1,4,8."
+        )
+    smallest = int(found[1])
+    return smallest, int(found[2] or smallest), int(found[3] or smallest)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -227,8 +227,8 @@ def _half_share(trt: Any, network: Any, precision: str, model: Path) -> float:
     heavy = (kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY)
     half: Any = trt.DataType.HALF
     layers: list[Any] = [network.get_layer(index) for index in range(network.num_layers)]
-    in_half = [layer.get_output(0).dtype == half for layer in layers if layer.type in heavy]
-    share = sum(in_half) / max(1, len(in_half))
+    in_half = [bool(layer.get_output(0).dtype == half) for layer in layers if layer.type in heavy]
+    share: float = sum(in_half) / max(1, len(in_half))
     if (share <= 0.5) if precision == "fp16" else (share > 0):
         raise CheckFailedError(
             f"{sum(in_half)} of {len(in_half)} convolutions and matrix products of {model} compute in half "

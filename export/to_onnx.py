@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cada_edge.errors import CadaEdgeError, CheckFailedError, ConfigError, MissingExtraError, OutputError
+from cada_edge.errors import CheckFailedError, ConfigError, MissingExtraError
+from cada_edge.export.draft import check_places, draft_of
 from cada_edge.export.graph import INPUT_NAME, FusedGraph
 from cada_edge.export.precision import put_sums_into_fp32
 from cada_edge.export.reference import at_network_size, reference_of, run_torch
@@ -118,12 +118,8 @@ def export_onnx(
         raise ConfigError(
             f"The output {out.name} came; wanted a name ending in .onnx. Pass --out model.onnx."
         )
-    reference_path = out.with_name(f"{out.stem}.reference.npz")
-    for path in (out, reference_path, manifest_path(out)):
-        if path.is_dir():
-            raise OutputError(
-                f"{path} is a folder; wanted a place for a file. Pass another name with --out, or remove it."
-            )
+    reference_name = f"{out.stem}.reference.npz"
+    check_places(out, reference_name)
     checkpoint = _aligned(load_checkpoint(checkpoint_path), config.alignment)
     if checkpoint.config.resize != RESIZE_NAME:
         raise ConfigError(
@@ -132,31 +128,15 @@ def export_onnx(
             "frames: scores would not be those that were evaluated. Train it without --resize."
         )
     reference = reference_of(checkpoint, frame_hw=config.frame_hw)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-            draft = Path(name) / out.name
-            graph = FusedGraph(checkpoint.model, precision=config.precision, frame_hw=config.frame_hw)
-            _write_graph(graph, draft)
-            parity = _check(draft, reference, checkpoint, config, data)
-            draft_reference = draft.with_name(reference_path.name)
-            write_reference(draft_reference, reference)
-            manifest = _manifest(checkpoint, Path(checkpoint_path), draft, draft_reference, config, parity)
-            manifest.write(draft)
-            # All is written: only renames follow. The old manifest goes first and the new one comes last, so
-            # that at no moment a manifest lies beside a model that it does not describe.
-            manifest_path(out).unlink(missing_ok=True)
-            draft_reference.replace(reference_path)
-            draft.replace(out)
-            manifest_path(draft).replace(manifest_path(out))
-    except CadaEdgeError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write {out}: {error.strerror or error}. Free some space, "
-            "or choose another folder with --out."
-        ) from error
-    return ExportResult(out, manifest_path(out), reference_path, parity, manifest.threshold)
+    with draft_of(out, reference_name) as draft:
+        graph = FusedGraph(checkpoint.model, precision=config.precision, frame_hw=config.frame_hw)
+        _write_graph(graph, draft.model)
+        parity = _check(draft.model, reference, checkpoint, config, data)
+        write_reference(draft.reference, reference)
+        manifest = _manifest(checkpoint, Path(checkpoint_path), draft.model, draft.reference, config, parity)
+        manifest.write(draft.model)
+        draft.publish()
+    return ExportResult(out, manifest_path(out), out.with_name(reference_name), parity, manifest.threshold)
 
 
 def _aligned(checkpoint: Checkpoint, alignment: str | None) -> Checkpoint:

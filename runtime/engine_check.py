@@ -9,10 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from cada_edge.engine_build import EngineBuild
-from cada_edge.errors import BackendError
+from cada_edge.errors import BackendError, CadaEdgeError
 from cada_edge.manifest import Manifest
+from cada_edge.runtime.cuda_calls import choose_calls
+from cada_edge.runtime.cuda_driver import gpus, require_gpu
+from cada_edge.runtime.tensorrt_engine import load_tensorrt
 
-__all__ = ["check_gpu", "check_version", "engine_of", "rebuild_command"]
+__all__ = ["check_gpu", "check_version", "engine_of", "rebuild_command", "why_not"]
 
 _AMPERE = (8, 0)
 
@@ -90,6 +93,30 @@ def check_gpu(path: Path, build: EngineBuild, name: str, capability: tuple[int, 
         f"this machine's {name} has {_written(capability)}. "
         f"Build it anew with: {rebuild_command(path, build, capability)}"
     )
+
+
+def why_not(path: Path) -> CadaEdgeError | None:
+    """Tell why this machine does not run an engine, without loading it.
+
+    Args:
+        path: The engine; its manifest lies beside it.
+
+    Returns:
+        The error that loading would end in, which says what to do; None where nothing is against it.
+
+    Raises:
+        ModelNotFoundError: There is no such file.
+        ManifestError: The manifest is missing or damaged.
+    """
+    build = engine_of(path)
+    try:
+        require_gpu()
+        check_version(path, build, str(load_tensorrt(build.target).__version__))
+        choose_calls()
+        check_gpu(path, build, *gpus()[0])
+    except CadaEdgeError as error:
+        return error
+    return None
 
 
 def _written(capability: tuple[int, int]) -> str:

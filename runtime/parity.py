@@ -22,7 +22,7 @@ from cada_edge.files import atomic_path, sha256_file
 from cada_edge.manifest import Manifest, Parity
 from cada_edge.runtime.backend import Backend, Outputs, choose_backend
 
-__all__ = ["Reference", "read_reference", "replay", "score_limit", "verify", "write_reference"]
+__all__ = ["Reference", "read_reference", "replay", "replay_file", "score_limit", "verify", "write_reference"]
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +143,43 @@ def replay(
     )
 
 
+def replay_file(
+    model_path: Path, manifest: Manifest, *, backend: str = "auto", threads: int | None = None
+) -> Parity:
+    """Run a model file on the reference file beside it; nothing is written.
+
+    Args:
+        model_path: The model file.
+        manifest: Its manifest.
+        backend: As for `Detector`.
+        threads: As for `Detector`.
+
+    Returns:
+        The figures, all within the limit.
+
+    Raises:
+        CheckFailedError: Over a limit, or a value that is not finite.
+        ModelError: The reference file is missing, damaged or another one, or the engine refuses the model.
+    """
+    if manifest.reference_file is None:
+        raise ModelError(
+            f"The manifest of {model_path} names no reference file. Export the checkpoint again."
+        )
+    reference_path = model_path.parent / manifest.reference_file
+    if reference_path.is_file() and sha256_file(reference_path) != manifest.reference_sha256:
+        raise ModelMismatchError(
+            f"The reference file {reference_path} is not the one that the manifest describes. "
+            "Copy both again."
+        )
+    reference = read_reference(reference_path)
+    engine: Backend = choose_backend(model_path, backend, threads=threads)
+    engine.open()
+    try:
+        return replay(engine.infer, reference, precision=manifest.precision, backend=engine.description)
+    finally:
+        engine.close()
+
+
 def verify(model_path: str | Path, *, backend: str = "auto", threads: int | None = None) -> Parity:
     """Replay the reference file on this machine and write the figures into the manifest.
 
@@ -162,23 +199,7 @@ def verify(model_path: str | Path, *, backend: str = "auto", threads: int | None
     model_path = Path(model_path)
     manifest = Manifest.read(model_path)
     manifest.check_model_file(model_path)
-    if manifest.reference_file is None:
-        raise ModelError(
-            f"The manifest of {model_path} names no reference file. Export the checkpoint again."
-        )
-    reference_path = model_path.parent / manifest.reference_file
-    if reference_path.is_file() and sha256_file(reference_path) != manifest.reference_sha256:
-        raise ModelMismatchError(
-            f"The reference file {reference_path} is not the one that the manifest describes. "
-            "Copy both again."
-        )
-    reference = read_reference(reference_path)
-    engine: Backend = choose_backend(model_path, backend, threads=threads)
-    engine.open()
-    try:
-        parity = replay(engine.infer, reference, precision=manifest.precision, backend=engine.description)
-    finally:
-        engine.close()
+    parity = replay_file(model_path, manifest, backend=backend, threads=threads)
     # Read again: a calibration may have changed the manifest while the frames were replayed.
     manifest = manifest.reread(model_path)
     if manifest.parity is not None and manifest.parity.auroc_drift is not None:

@@ -1,0 +1,236 @@
+"""The command export: a checkpoint, or an ONNX file of ours, to what runs on the box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cada_edge.engine_build import HARDWARE_COMPATIBILITY, TARGETS
+from cada_edge.errors import ConfigError
+from cada_edge.extras import require_extra
+from cada_edge.options import (
+    batch_sizes,
+    format_number,
+    format_parity,
+    given,
+    json_option,
+    layout_option,
+    print_result,
+    size_hw,
+)
+from cada_edge.status_line import StatusLine
+
+__all__ = ["export"]
+
+_ENGINE_OPTIONS = {
+    "target": "--target",
+    "batch": "--batch",
+    "workspace_gib": "--workspace",
+    "timing_cache": "--timing-cache",
+    "optimization_level": "--opt-level",
+    "compute_capabilities": "--compute-capability",
+    "hardware_compatibility": "--hardware-compat",
+    "accepted_warnings": "--accept-warning",
+}
+"""Field of `EngineConfig` -> the option that sets it."""
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["onnx", "engine"]),
+    default="onnx",
+    show_default=True,
+    help="Kind of file.",
+)
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=None,
+    show_default="model.onnx or model.engine",
+    help="File to write.",
+)
+@click.option(
+    "--precision",
+    default=None,
+    show_default="fp32; for an engine fp16, or what the ONNX file has",
+    help="Of the networks: fp32 or fp16.",
+)
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Engine of the parity check on the CPU.",
+)
+@click.option(
+    "--alignment", default=None, show_default="the checkpoint's own", help="'none' leaves the alignment out."
+)
+@click.option(
+    "--frame-size",
+    default=None,
+    metavar="HxW",
+    show_default="frames of any size, resized on the CPU",
+    help="The camera's resolution, as 1080x1920: frames go in as they are, the graph resizes (for GPUs).",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, help="Data set to measure the AUROC drift on."
+)
+@layout_option
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default=None,
+    show_default="tensorrt",
+    help="Engine: library to build for.",
+)
+@click.option(
+    "--batch",
+    default=None,
+    metavar="N|MIN,OPT,MAX",
+    show_default="1",
+    help="Engine: frames at once, always N, or from MIN to MAX and fastest with OPT.",
+)
+@click.option(
+    "--workspace",
+    "workspace_gib",
+    type=float,
+    default=None,
+    metavar="GIB",
+    show_default="no limit",
+    help="Engine: most scratch memory on the GPU.",
+)
+@click.option(
+    "--timing-cache",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="Engine for tensorrt: keeps measurements, so that the next build is faster.",
+)
+@click.option(
+    "--opt-level",
+    "optimization_level",
+    type=int,
+    default=None,
+    metavar="0-5",
+    show_default="the library's own",
+    help="Engine: how long the library searches for fast kernels.",
+)
+@click.option(
+    "--compute-capability",
+    "compute_capabilities",
+    default=None,
+    metavar="LIST",
+    show_default="this machine's GPU",
+    help="Engine for rtx: GPUs to build for, as 8.6,8.9,12.0.",
+)
+@click.option(
+    "--hardware-compat",
+    "hardware_compatibility",
+    type=click.Choice(HARDWARE_COMPATIBILITY),
+    default=None,
+    show_default="none",
+    help="Engine for tensorrt: other GPUs that it is to run on.",
+)
+@click.option(
+    "--accept-warning",
+    "accepted_warnings",
+    multiple=True,
+    metavar="TEXT",
+    help="Engine: part of a parser's warning that is known to be harmless; may be given again.",
+)
+@json_option
+def export(
+    source: Path,
+    file_format: str,
+    out: Path | None,
+    precision: str | None,
+    backend: str,
+    alignment: str | None,
+    frame_size: str | None,
+    data: Path | None,
+    layout: str,
+    as_json: bool,
+    **engine_options: Any,
+) -> None:
+    """Export SOURCE to one file with everything fused in, and check it against PyTorch.
+
+    SOURCE is a checkpoint; for an engine also an ONNX file of an earlier export, which takes no PyTorch.
+    """
+    asked = {name: value for name, value in given(engine_options).items() if value != ()}
+    if file_format == "onnx" and asked:
+        options = " and ".join(_ENGINE_OPTIONS[name] for name in asked)
+        raise ConfigError(
+            f"{options} came with --format onnx; wanted it with --format engine only. Leave it out, or pass "
+            "--format engine."
+        )
+    is_onnx = source.suffix.lower() == ".onnx"
+    if file_format == "onnx" and is_onnx:
+        raise ConfigError(
+            f"{source} came with --format onnx; wanted a checkpoint. To build an engine from an ONNX file, "
+            "pass --format engine."
+        )
+    if not is_onnx:
+        require_extra("Exporting", "torch", "train")
+    from cada_edge.runtime.datasets import index_dataset
+
+    common: dict[str, Any] = {
+        "backend": backend,
+        "alignment": alignment,
+        "frame_hw": None if frame_size is None else size_hw(frame_size),
+    }
+    index = None if data is None else index_dataset(data, layout=layout)
+    if file_format == "engine":
+        from cada_edge.export.engine_config import EngineConfig
+        from cada_edge.export.to_engine import export_engine
+
+        if "batch" in asked:
+            asked["batch"] = batch_sizes(asked["batch"])
+        if "compute_capabilities" in asked:
+            asked["compute_capabilities"] = tuple(asked["compute_capabilities"].replace(" ", "").split(","))
+        config = EngineConfig(precision=precision, **common, **asked)
+        with StatusLine("build") as line:
+            built = export_engine(
+                source, out or Path("model.engine"), config, data=index, progress=line.update
+            )
+        print_result(built, as_json=as_json, text=lambda: _engine_text(built))
+        return
+    from cada_edge.export.to_onnx import ExportConfig, export_onnx
+
+    if precision is not None:
+        common["precision"] = precision
+    result = export_onnx(source, out or Path("model.onnx"), ExportConfig(**common), data=index)
+    print_result(
+        result,
+        as_json=as_json,
+        text=lambda: (
+            f"model      {result.model}\nmanifest   {result.manifest}\nreference  {result.reference}\n"
+            f"parity     {format_parity(result.parity)}\nthreshold  {format_number(result.threshold)}"
+        ),
+    )
+
+
+def _engine_text(result: Any) -> str:
+    build = result.engine
+    share = f"{build.half_share:.0%} of its {'layers' if build.precision_from == 'inspector' else 'products'}"
+    lines = [
+        f"model      {result.model}",
+        f"manifest   {result.manifest}",
+        f"reference  {result.reference}",
+        f"built for  {build.target} {build.tensorrt_version}, compute capability "
+        f"{', '.join(build.compute_capabilities)}, batch {','.join(map(str, build.batch))}",
+        f"precision  {result.precision}, {share} in half precision, by its {build.precision_from}",
+        f"parity     {format_parity(result.parity)}",
+        f"threshold  {format_number(result.threshold)}",
+    ]
+    if not build.executed:
+        lines.append(
+            "note       The engine was not run: its graph was. On the box run: cada-edge verify "
+            f"{result.model.name}"
+        )
+    return "\n".join(lines)
