@@ -164,7 +164,7 @@ def export(
     """
     asked = {name: value for name, value in given(engine_options).items() if value != ()}
     if file_format == "onnx" and asked:
-        options = " and ".join(_ENGINE_OPTIONS[name] for name in asked)
+        options = " and ".join(flag for name, flag in _ENGINE_OPTIONS.items() if name in asked)
         raise ConfigError(
             f"{options} came with --format onnx; wanted it with --format engine only. Leave it out, or pass "
             "--format engine."

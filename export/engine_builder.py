@@ -180,11 +180,14 @@ def _parse(
     refusal: Callable[..., BackendError],
 ) -> None:
     messages.clear()
-    # Anything but a file ends in an error of the parser; bytes would be held twice.
+    # From the file, since bytes would be held twice.
     if not parser.parse_from_file(str(model)):
-        # The log has the same; where it has nothing, the parser's own list does.
-        errors = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
-        raise refusal("parse", _AGAIN, "" if messages.errors else "; ".join(errors))
+        errors: list[Any] = [parser.get_error(index) for index in range(parser.num_errors)]
+        told = [f"{each.node_operator()} {each.node_name()}: {each.desc()}".lstrip(" :") for each in errors]
+        if told:
+            # The log has the same once more, in many lines.
+            messages.clear()
+        raise refusal("parse", _AGAIN, "; ".join(told))
     for warning in messages.warnings:
         is_harmless = any(re.search(pattern, warning) for pattern in HARMLESS_WARNINGS)
         if not is_harmless and not any(part in warning for part in accepted):

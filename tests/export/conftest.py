@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cada_edge.export.to_onnx import ExportConfig, export_onnx
 from cada_edge.runtime.datasets import index_dataset
 from cada_edge.trainer.base_method import configure
 from cada_edge.trainer.config import AlignerConfig, TrainConfig
@@ -56,5 +57,22 @@ def checkpoint_of(small_line: Path, tmp_path_factory: pytest.TempPathFactory) ->
             run = fit(index, tmp_path_factory.mktemp("runs") / base, configure(values))
             trained[base] = run.checkpoint
         return trained[base]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def graph_of(
+    checkpoint_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Give the exported ONNX file of a base method: ``graph_of("revdist", "fp16")``; not to be changed."""
+    exported: dict[tuple[str, str], Path] = {}
+
+    def of(base: str, precision: str) -> Path:
+        if (base, precision) not in exported:
+            out = tmp_path_factory.mktemp("graphs") / f"{base}_{precision}.onnx"
+            config = ExportConfig(precision=precision, backend="onnxruntime")
+            exported[base, precision] = export_onnx(checkpoint_of(base), out, config).model
+        return exported[base, precision]
 
     return of

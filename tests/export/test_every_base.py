@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cada_edge.export.to_onnx import ExportConfig, export_onnx
+from cada_edge.export.to_onnx import export_onnx
 from cada_edge.runtime.backend import choose_backend
 from cada_edge.runtime.datasets import index_dataset
 from cada_edge.runtime.detector import Detector
@@ -68,14 +68,15 @@ def test_train_resume_evaluate_export_detect(base: str, small_line: Path, tmp_pa
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("base", list(BASES))
-def test_any_batch(base: str, precision: str, checkpoint_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_any_batch(
+    base: str, precision: str, checkpoint_of: Callable[[str], Path], graph_of: Callable[..., Path]
+) -> None:
     """Batches of 1, 2 and 7 give what PyTorch gives for each frame alone."""
     if (base, precision) == ("uniad", "fp16"):
         pytest.skip("UniAD in fp16 is over the parity limit; its export is refused")
-    checkpoint = checkpoint_of(base)
-    model = export_onnx(checkpoint, tmp_path / "model.onnx", ExportConfig(precision=precision)).model
+    model = graph_of(base, precision)
     frames = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), np.uint8)
-    trained = load_checkpoint(checkpoint).model
+    trained = load_checkpoint(checkpoint_of(base)).model
     with torch.inference_mode():
         outputs = [trained(torch.from_numpy(frame)[None]) for frame in frames]
     score, maps, stats = (torch.cat(column).numpy() for column in zip(*outputs, strict=True))
