@@ -16,6 +16,7 @@ from cada_edge.errors import BackendError, CheckFailedError, ConfigError, ModelM
 from cada_edge.export import engine_builder
 from cada_edge.export.build_thread import BuildProgress, run_apart
 from cada_edge.export.engine_builder import BuildRequest, Plan, build_plan, known_capabilities
+from cada_edge.runtime.tensorrt_engine import load_tensorrt, message_log
 
 pytest.importorskip("tensorrt_rtx", reason="pip install 'cada-edge[rtx]'")
 
@@ -101,8 +102,7 @@ def test_one_gpu_at_a_time(tmp_path: Path, capability: str) -> None:
 
 
 def test_options_reach_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tensorrt_rtx as trt
-
+    trt: Any = load_tensorrt("rtx")
     seen: dict[str, Any] = {}
     real = engine_builder._configure
 
@@ -130,10 +130,7 @@ def test_options_reach_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_network_is_strongly_typed() -> None:
-    import tensorrt_rtx as trt
-
-    from cada_edge.runtime.tensorrt_engine import message_log
-
+    trt: Any = load_tensorrt("rtx")
     network = trt.Builder(message_log("tensorrt_rtx")[0]).create_network(engine_builder._network_flags(trt))
     assert network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 

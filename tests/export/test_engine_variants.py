@@ -81,7 +81,7 @@ def test_the_cameras_frames_are_resized_in_the_engine(small_checkpoint: Path, tm
 @pytest.mark.parametrize("base", list(BASES))
 def test_the_papers_architectures(base: str, small_line: Path, tmp_path: Path) -> None:
     """The wide ResNet-50 of RevDist and ReContrast, EfficientNet-B4 of UniAD, at the paper's sizes."""
-    recipe = {"base": base, "recipe": "paper", "encoder_weights": "random", "device": "cpu"}
+    recipe: dict[str, Any] = {"base": base, "recipe": "paper", "encoder_weights": "random", "device": "cpu"}
     recipe |= {"iterations": 1, "batch_size": 2, "aligner": {"iterations": 3, "batch_size": 2}}
     run = fit(index_dataset(small_line), tmp_path / "run", configure(recipe))
     (tmp_path / "run" / "state.pt").unlink()  # over a gigabyte of optimiser state
