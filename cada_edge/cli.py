@@ -23,7 +23,6 @@ from cada_edge.cli_reproduce import reproduce
 from cada_edge.cli_training import demo, train
 from cada_edge.errors import CadaEdgeError, ConfigError
 from cada_edge.extras import require_extra
-from cada_edge.manifest import Manifest
 from cada_edge.options import (
     backend_option,
     format_parity,
@@ -145,7 +144,8 @@ def _refuse_unused(model: Path, options: dict[str, Any], *, is_checkpoint: bool)
     kind, runs_in, other = "a checkpoint", "PyTorch", "an exported model"
     unused = {"--backend": options["backend"] != "auto", "--threads": options["threads"] is not None}
     if not is_checkpoint:
-        kind, runs_in, other = "an exported model", "an engine on the CPU", "a checkpoint"
+        where = "TensorRT on the GPU" if model.suffix.lower() == ".engine" else "an engine on the CPU"
+        kind, runs_in, other = "an exported model", where, "a checkpoint"
         unused = {
             "--device": options["device"] != "auto",
             "--resize": options["resize_name"] is not None,
@@ -260,28 +260,11 @@ main.add_command(predict, "stream")
 @click.argument("model", type=click.Path(path_type=Path))
 @json_option
 def inspect(model: Path, as_json: bool) -> None:
-    """Show what MODEL is: its manifest, checked against the file."""
-    manifest = Manifest.read(model)
-    manifest.check_model_file(model)
-    fields = {**dataclasses.asdict(manifest), "notes": _notes(manifest)}
-    print_result(
-        fields,
-        as_json=as_json,
-        text=lambda: "\n".join(
-            [f"{name:20}{value}" for name, value in fields.items() if name != "notes"]
-            + [f"note: {note}" for note in fields["notes"]]
-        ),
-    )
+    """Show what MODEL is, checked against its file, and whether it runs on this machine."""
+    from cada_edge.runtime.model_report import report_on
 
-
-def _notes(manifest: Manifest) -> list[str]:
-    """Say what the fields do not say by themselves."""
-    if manifest.frame_hw is None or manifest.format != "onnx":
-        return []
-    return [
-        f"The graph resizes frames of {manifest.frame_hw[0]}x{manifest.frame_hw[1]} itself, which is meant "
-        "for a GPU. On a CPU OpenCV resizes faster: export without --frame-size there."
-    ]
+    report = report_on(model)
+    print_result(report.to_dict(), as_json=as_json, text=report.to_text)
 
 
 @main.command()

@@ -29,6 +29,11 @@ class DataType(enum.Enum):
     UINT8 = 2
 
 
+class LayerInformationFormat(enum.Enum):
+    ONELINE = 0
+    JSON = 1
+
+
 class EngineValidity(enum.Enum):
     VALID = 0
     SUBOPTIMAL = 1
@@ -62,6 +67,7 @@ class TensorRTDouble:
     TensorIOMode = TensorIOMode
     DataType = DataType
     ILogger = ILogger
+    LayerInformationFormat = LayerInformationFormat
 
     def __init__(self, driver: Any, name: str = "tensorrt", version: str = "10.3.0") -> None:
         self.driver = driver
@@ -72,6 +78,8 @@ class TensorRTDouble:
         self.fail: dict[str, Any] = {}
         """Name of a call -> what it gives instead of working: None, False, a list or an exception."""
         self.fail_capture = False
+        self.information = '{"Layers": []}'
+        """What the engine inspector says."""
         self.log: list[str] = []
         self.alive: list[str] = []
         """Objects that hold GPU memory, in the order in which they were made."""
@@ -172,11 +180,28 @@ class _Engine(_Held):
         assert profile == 0
         return [[batch, *self.get_tensor_shape(name)[1:]] for batch in self._trt.profile]
 
+    def create_engine_inspector(self) -> Any:
+        return self._trt.called(
+            "create_engine_inspector", lambda: _Inspector(self._trt, self), logger=self._logger
+        )
+
     def create_execution_context(self) -> Any:
         def work() -> Any:
             return _Context(self._trt, self, self._logger)
 
         return self._trt.called("create_execution_context", work, logger=self._logger)
+
+
+class _Inspector(_Held):
+    def __init__(self, trt: TensorRTDouble, engine: _Engine) -> None:
+        super().__init__(trt)
+        self._engine = engine
+        self.execution_context: Any = None
+
+    def get_engine_information(self, form: LayerInformationFormat) -> Any:
+        assert form is LayerInformationFormat.JSON
+        assert isinstance(self.execution_context, _Context)
+        return self._trt.called("get_engine_information", lambda: self._trt.information)
 
 
 class _Context(_Held):

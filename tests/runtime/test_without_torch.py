@@ -76,3 +76,13 @@ def test_eval(tiny_model: Path, mvtec_root: Path) -> None:
 
 def test_inspect(tiny_model: Path) -> None:
     assert json.loads(_cli("inspect", tiny_model, "--json"))["model_file"] == tiny_model.name
+
+
+def test_an_engine_is_built_from_an_onnx_file(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'cada-edge[rtx]'")
+    out = tmp_path / "tiny.engine"
+    options = ["--format", "engine", "--target", "rtx", "--compute-capability", "8.6", "--out", out]
+    printed = json.loads(_cli("export", tiny_model, *options, "--json"))
+    assert (printed["precision"], printed["engine"]["half_share"]) == ("fp32", 0)
+    assert printed["parity"]["max_score_difference"] < 1e-4
+    assert out.is_file()

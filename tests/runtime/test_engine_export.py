@@ -1,0 +1,168 @@
+"""Export to an engine on a machine with a GPU, against doubles.
+
+The double of the build gives the double's plan; the doubles of TensorRT and of the CUDA driver run it with
+ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cada_edge.errors import CheckFailedError, OutputError
+from cada_edge.export import to_engine
+from cada_edge.export.engine_builder import BuildRequest, Plan
+from cada_edge.export.engine_config import EngineConfig
+from cada_edge.export.to_engine import export_engine
+from cada_edge.manifest import Manifest
+
+
+class BuilderDouble:
+    """Double of `build_plan`: the double's plan of an ONNX file is the file."""
+
+    def __init__(self) -> None:
+        self.requests: list[BuildRequest] = []
+        self.version = "10.3.0"
+        self.data: bytes | None = None
+        """What to give instead of the file's content."""
+
+    def __call__(self, model: Path, request: BuildRequest, state: Any) -> Plan:
+        self.requests.append(request)
+        cache = None if request.timing_cache is None else request.timing_cache + b"+measured"
+        return Plan(self.data or model.read_bytes(), self.version, 0.0, cache)
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> BuilderDouble:
+    double = BuilderDouble()
+    monkeypatch.setattr(to_engine, "build_plan", double)
+    return double
+
+
+def _information(*formats: str) -> str:
+    layers = [{"Name": text, "LayerType": "kgen", "Outputs": [{"Format/Datatype": text}]} for text in formats]
+    return json.dumps({"Layers": layers})
+
+
+def test_the_engine_itself_is_checked(
+    tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
+) -> None:
+    tensorrt_double.information = _information("Float", "Int64")
+    config = EngineConfig(batch=(1, 2, 4), hardware_compatibility="ampere+", workspace_gib=0.5)
+    result = export_engine(tiny_model, tmp_path / "line.engine", config)
+    build = result.engine
+    assert build.executed
+    assert build.gpu is not None
+    assert build.gpu.endswith("GPU 0")
+    assert (build.compute_capabilities, build.hardware_compatibility) == (("8.7",), "ampere+")
+    assert (build.precision_from, build.half_share) == ("inspector", 0)
+    assert result.parity.backend.startswith("tensorrt 10.3.0 Double GPU")
+    assert Manifest.read(result.model).parity == result.parity
+    (request,) = builder.requests
+    assert (request.frame_hw, request.compute_capabilities) == ((16, 16), ())
+    assert (request.workspace_bytes, request.timing_cache) == (1 << 29, None)
+    assert tensorrt_double.alive == []
+
+
+def test_an_inspector_that_tells_no_precision_leaves_the_networks(
+    tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
+) -> None:
+    tensorrt_double.information = '{"Layers": ["all of it"]}'
+    build = export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4))).engine
+    assert (build.precision_from, build.half_share, build.executed) == ("network", 0, True)
+
+
+def test_an_engine_of_another_precision_is_refused(
+    tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
+) -> None:
+    tensorrt_double.information = _information("Float", "Half", "Half", "Float")
+    with pytest.raises(
+        CheckFailedError,
+        match=r"finds 50% of the layers of line.engine in half precision; wanted none for fp32",
+    ):
+        export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4)))
+    assert list(tmp_path.glob("line*")) == []
+    with pytest.raises(CheckFailedError, match=r"finds 0% .*; wanted some for fp16"):
+        to_engine._require_precision(0.0, "fp16", tiny_model)
+
+
+def test_an_engine_with_other_scores_is_refused(
+    tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
+) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(tiny_model)
+    (white,) = (each for each in model.graph.initializer if each.name == "white")
+    white.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(white) * 1.01, "white"))
+    builder.data = model.SerializeToString()
+    with pytest.raises(CheckFailedError, match=r"Parity failed on tensorrt 10\.3\.0 Double GPU"):
+        export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4)))
+    assert list(tmp_path.glob("*line*")) == []
+
+
+def test_an_engine_for_other_gpus_is_checked_by_its_graph(
+    tiny_model: Path,
+    builder: BuilderDouble,
+    make_tensorrt_double: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make_tensorrt_double("tensorrt_rtx", "1.7.1.116")
+    builder.version = "1.7.1.116"
+    monkeypatch.setattr(to_engine, "known_capabilities", lambda target: ("8.6", "8.7", "8.9"))
+    config = EngineConfig(target="rtx", compute_capabilities=("8.6", "8.9", "8.6"))
+    with caplog.at_level(logging.INFO):
+        result = export_engine(tiny_model, tmp_path / "line.engine", config)
+    assert not result.engine.executed
+    assert result.engine.compute_capabilities == ("8.6", "8.9") == builder.requests[0].compute_capabilities
+    assert result.parity.backend.startswith("onnxruntime")
+    assert "was built for compute capability 8.6, 8.9; this machine's" in caplog.text
+    # Without a list it is for this machine's GPU, and is run on it.
+    result = export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(target="rtx", batch=(1, 2, 4)))
+    assert (result.engine.compute_capabilities, result.engine.executed) == (("8.7",), True)
+
+
+def test_the_timing_cache_goes_from_build_to_build(
+    tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache" / "timing.bin"
+    config = EngineConfig(batch=(1, 2, 4), timing_cache=cache)
+    for wanted in (b"+measured", b"+measured+measured"):
+        result = export_engine(tiny_model, tmp_path / "line.engine", config)
+        assert cache.read_bytes() == wanted
+    assert [request.timing_cache for request in builder.requests] == [b"", b"+measured"]
+    assert result.engine.options["timing_cache"] is True
+
+
+def test_a_place_that_takes_no_file(
+    tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("taken")
+    with pytest.raises(
+        OutputError, match=r"Cannot write .*line.engine: .*or choose another folder with --out"
+    ):
+        export_engine(tiny_model, tmp_path / "file" / "line.engine", EngineConfig(batch=(1, 2, 4)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
+
+
+def test_the_graphs_drift_is_kept(
+    tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
+) -> None:
+    import dataclasses
+
+    from cada_edge.runtime.parity import verify
+
+    verify(tiny_model)
+    manifest = Manifest.read(tiny_model)
+    assert manifest.parity is not None
+    drifted = dataclasses.replace(manifest.parity, auroc_drift=0.05, auroc_drift_reason=None)
+    dataclasses.replace(manifest, parity=drifted).write(tiny_model)
+    parity = export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4))).parity
+    assert (parity.auroc_drift, parity.auroc_drift_reason) == (0.05, None)
