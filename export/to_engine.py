@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ class EngineResult:
     """Of its networks."""
     engine: EngineBuild
     """How it was built."""
+    build_s: float
+    """Time that the library took, in seconds."""
 
 
 def export_engine(
@@ -119,7 +122,10 @@ def export_engine(
             timing_cache=_read_cache(config.timing_cache),
             accepted_warnings=config.accepted_warnings,
         )
+        started_s = time.perf_counter()
         plan = run_apart(lambda state: build_plan(graph, request, state), progress)
+        build_s = time.perf_counter() - started_s
+        _log.info("%s was built in %.1f s, %.1f MiB", out.name, build_s, len(plan.data) / 2**20)
         draft.model.write_bytes(plan.data)
         _copy_reference(graph, manifest, draft)
         build = EngineBuild(
@@ -150,6 +156,7 @@ def export_engine(
         threshold=written.threshold,
         precision=written.precision,
         engine=written.engine,
+        build_s=build_s,
     )
 
 

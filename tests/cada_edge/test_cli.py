@@ -157,6 +157,7 @@ def test_eval_under_other_alignments(trained: Path, exported: Path, line: Path) 
         ("a.pth", ("--threads", "1"), "wanted --threads with an exported model only. Leave it out"),
         ("a.onnx", ("--device", "cuda"), "--device came with a.onnx, which is an exported model and runs in"),
         ("a.onnx", ("--resize", "pil-bilinear"), "wanted --resize with a checkpoint only"),
+        ("a.engine", ("--device", "cuda"), "an exported model and runs in TensorRT on the GPU; wanted --dev"),
     ],
 )
 def test_eval_refuses_options_that_would_change_nothing(

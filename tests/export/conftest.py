@@ -39,6 +39,18 @@ def small_checkpoint(small_line: Path, tmp_path_factory: pytest.TempPathFactory)
     return fit(index_dataset(small_line), tmp_path_factory.mktemp("runs") / "small", config).checkpoint
 
 
+@pytest.fixture(scope="session")
+def large_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RevDist with a small encoder at 640 pixels, where the top 1 % is beyond TopK's limit; one step."""
+    line = SyntheticConfig(
+        size=64, train_per_kind=4, test_normal_per_kind=1, test_anomalous_per_kind=1, kinds=KINDS[:2]
+    )
+    index = index_dataset(write_line(tmp_path_factory.mktemp("line") / "large", line))
+    values = {"encoder": "mobilenetv3_small_100", "encoder_weights": "random", "size": 640, "device": "cpu"}
+    values |= {"iterations": 1, "batch_size": 2, "aligner": {"iterations": 30, "batch_size": 4}}
+    return fit(index, tmp_path_factory.mktemp("runs") / "large", configure(values)).checkpoint
+
+
 SMALL_ENCODERS = {"revdist": "resnet18", "recontrast": "mobilenetv3_small_100", "uniad": "resnet18"}
 """Small stand-ins for the paper's encoders."""
 

@@ -10,25 +10,15 @@ import onnx
 from cada_edge import Detector
 from cada_edge.export.reference import run_torch
 from cada_edge.export.to_onnx import export_onnx
-from cada_edge.runtime.datasets import index_dataset
 from cada_edge.runtime.parity import verify
-from cada_edge.trainer.base_method import configure
 from cada_edge.trainer.checkpoint import load_checkpoint
-from cada_edge.trainer.fit import fit
 from cada_edge.trainer.scoring import TOP_K_LIMIT
-from cada_edge.trainer.synthetic import KINDS, SyntheticConfig, write_line
 
 
-def test_train_export_verify_detect_at_640(tmp_path: Path) -> None:
-    line = SyntheticConfig(
-        size=64, train_per_kind=4, test_normal_per_kind=1, test_anomalous_per_kind=1, kinds=KINDS[:2]
-    )
-    values = {"encoder": "mobilenetv3_small_100", "encoder_weights": "random", "size": 640, "device": "cpu"}
-    values |= {"iterations": 1, "batch_size": 2, "aligner": {"iterations": 30, "batch_size": 4}}
-    run = fit(index_dataset(write_line(tmp_path / "line", line)), tmp_path / "run", configure(values))
-    checkpoint = load_checkpoint(run.checkpoint)
+def test_export_verify_detect_at_640(large_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(large_checkpoint)
     assert checkpoint.model.scorer.count == 4096 > TOP_K_LIMIT
-    result = export_onnx(run.checkpoint, tmp_path / "model.onnx")
+    result = export_onnx(large_checkpoint, tmp_path / "model.onnx")
     kinds = [node.op_type for node in onnx.load(result.model).graph.node]
     assert "TopK" not in kinds
     assert kinds.count("Greater") == 40 + 1
