@@ -223,7 +223,8 @@ def _engine_text(result: Any) -> str:
         f"manifest   {result.manifest}",
         f"reference  {result.reference}",
         f"built for  {build.target} {build.tensorrt_version}, compute capability "
-        f"{', '.join(build.compute_capabilities)}, batch {','.join(map(str, build.batch))}; in {result.build_s:.1f} s",
+        f"{', '.join(build.compute_capabilities)}, batch {','.join(map(str, build.batch))}",
+        f"built in   {result.build_s:.1f} s",
         f"precision  {result.precision}, {share} in half precision, by its {build.precision_from}",
         f"parity     {format_parity(result.parity)}",
         f"threshold  {format_number(result.threshold)}",
