@@ -14,16 +14,23 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cada_edge.engine_build import EngineBuild
-from cada_edge.errors import CheckFailedError, ConfigError, CudaError, ModelError, OutputError
+from cada_edge.errors import (
+    CheckFailedError,
+    ConfigError,
+    CudaError,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+)
 from cada_edge.export.build_thread import run_apart
 from cada_edge.export.draft import Draft, check_places, draft_of
 from cada_edge.export.engine_builder import BuildRequest, build_plan, known_capabilities
 from cada_edge.export.engine_config import EngineConfig
-from cada_edge.extras import require_extra
 from cada_edge.files import sha256_file, write_atomic
 from cada_edge.manifest import Manifest, Parity, manifest_path
 from cada_edge.runtime.cuda_driver import gpus, require_gpu
@@ -191,7 +198,8 @@ def _machine(config: EngineConfig) -> tuple[tuple[str, ...], str | None]:
 
 def _exported(source: Path, graph: Path, config: EngineConfig, data: DatasetIndex | None) -> Path:
     """Export a checkpoint to an ONNX file that is gone with the draft."""
-    require_extra("Exporting a checkpoint", "torch", "train")
+    if find_spec("torch") is None:
+        raise MissingExtraError("Exporting a checkpoint", "torch", "train")
     from cada_edge.export.to_onnx import ExportConfig, export_onnx
 
     options = ExportConfig(

@@ -323,6 +323,15 @@ def test_a_library_that_is_not_installed(own: Path, tmp_path: Path, monkeypatch:
         export_engine(own, tmp_path / "model.engine", EngineConfig())
 
 
+def test_a_checkpoint_takes_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(to_engine, "find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtraError, match=r"Exporting a checkpoint needs .*'torch'.*cada-edge\[train\]"
+    ):
+        export_engine(tmp_path / "checkpoint.pt", tmp_path / "model.engine", _config())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tensorrt_itself_builds_on_its_gpu_only(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
