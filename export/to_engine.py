@@ -33,6 +33,7 @@ from cada_edge.export.engine_builder import BuildRequest, build_plan, known_capa
 from cada_edge.export.engine_config import EngineConfig
 from cada_edge.files import sha256_file, write_atomic
 from cada_edge.manifest import Manifest, Parity, manifest_path
+from cada_edge.runtime.cuda_calls import choose_calls
 from cada_edge.runtime.cuda_driver import gpus, require_gpu
 from cada_edge.runtime.datasets import DatasetIndex
 from cada_edge.runtime.engine_check import why_not
@@ -97,7 +98,7 @@ def export_engine(
         CudaError: TensorRT itself builds on a GPU only, and there is none.
         ModelError: The source cannot be used.
         OutputError: The folder or disk does not take the files.
-        MissingExtraError: The library, or what the source takes, is not installed.
+        MissingExtraError: The library, what the source takes, or what runs the engine is not installed.
     """
     config = config or EngineConfig()
     source, out = Path(source), Path(out)
@@ -182,6 +183,8 @@ def _machine(config: EngineConfig) -> tuple[tuple[str, ...], str | None]:
                 "built here with: --target rtx --compute-capability 8.6"
             ) from error
     if config.target == "tensorrt":
+        # It is built where it runs, so it is to be run here: with what, is asked before minutes of work.
+        choose_calls()
         return own, name
     known = known_capabilities(config.target)
     wanted = tuple(dict.fromkeys(config.compute_capabilities)) or own
@@ -297,6 +300,8 @@ def _check(draft: Draft, graph: Path, manifest: Manifest, build: EngineBuild, co
     # The runtime reads it before it loads the engine.
     engine_manifest.write(draft.model)
     reason = why_not(draft.model)
+    if reason is not None and build.target == "tensorrt":
+        raise reason
     if reason is None:
         share = half_share(read_layers(draft.model))
         if share is not None:

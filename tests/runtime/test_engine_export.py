@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cada_edge.errors import CheckFailedError, OutputError
+from cada_edge.errors import BackendError, CheckFailedError, MissingExtraError, OutputError
 from cada_edge.export import to_engine
 from cada_edge.export.engine_builder import BuildRequest, Plan
 from cada_edge.export.engine_config import EngineConfig
@@ -127,6 +128,31 @@ def test_an_engine_for_other_gpus_is_checked_by_its_graph(
     # Without a list it is for this machine's GPU, and is run on it.
     result = export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(target="rtx", batch=(1, 2, 4)))
     assert (result.engine.compute_capabilities, result.engine.executed) == (("8.7",), True)
+
+
+def test_what_runs_the_engine_is_asked_for_before_the_build(
+    tiny_model: Path,
+    builder: BuilderDouble,
+    tensorrt_double: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("cuda.bindings.driver", "pycuda.driver"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(
+        MissingExtraError, match="Running a TensorRT engine needs the package 'cuda-bindings'"
+    ):
+        export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4)))
+    assert builder.requests == []
+
+
+def test_an_engine_that_does_not_run_where_it_was_built_is_refused(
+    tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
+) -> None:
+    builder.version = "10.3.1"  # another library built it than the one that is found
+    with pytest.raises(BackendError, match=r"built with tensorrt 10\.3\.1; this machine has 10\.3\.0"):
+        export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4)))
+    assert list(tmp_path.glob("*line*")) == []
 
 
 def test_the_timing_cache_goes_from_build_to_build(
