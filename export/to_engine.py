@@ -118,6 +118,7 @@ def export_engine(
         else:
             graph = _exported(source, draft.model.with_name("graph") / "model.onnx", config, data)
             manifest = Manifest.read(graph)
+        _copy_reference(graph, manifest, draft)
         request = BuildRequest(
             target=config.target,
             precision=manifest.precision,
@@ -135,7 +136,6 @@ def export_engine(
         build_s = time.perf_counter() - started_s
         _log.info("%s was built in %.1f s, %.1f MiB", out.name, build_s, len(plan.data) / 2**20)
         draft.model.write_bytes(plan.data)
-        _copy_reference(graph, manifest, draft)
         build = EngineBuild(
             target=config.target,
             tensorrt_version=plan.version,
