@@ -1,4 +1,4 @@
-"""Each base with the paper's own architecture and size, on the CPU, through the commands: train to predict.
+"""Each base with the paper's own architecture and size, on the CPU, through the commands: train to engine.
 
 The weights are random (ImageNet's need a network), and three iterations teach nothing: what is shown is that
 every size fits, and that the exported file gives what PyTorch gives.
@@ -44,7 +44,7 @@ def _run(*arguments: object) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("base", list(BASES))
-def test_train_eval_export_predict(base: str, line: Path, tmp_path: Path) -> None:
+def test_train_eval_export_predict_build(base: str, line: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "model.onnx"
     options = ["--base", base, "--recipe", "paper", "--encoder-weights", "random", "--device", "cpu"]
     options += ["--iterations", "3", "--batch-size", "2", "--aligner-iterations", "3"]
@@ -70,3 +70,9 @@ def test_train_eval_export_predict(base: str, line: Path, tmp_path: Path) -> Non
         "predict", model, line / KINDS[0] / "test" / "good", "--threshold", 1.0, "--json"
     ).splitlines()
     assert [json.loads(row)["frame_index"] for row in rows] == [0]
+
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'cada-edge[rtx]'")
+    engine = ["--format", "engine", "--target", "rtx", "--compute-capability", "8.6,8.9,12.0"]
+    built = json.loads(_run("export", model, *engine, "--out", tmp_path / "model.engine", "--json"))
+    assert (built["precision"], built["engine"]["half_share"]) == ("fp32", 0)
+    assert built["parity"]["backend"].startswith(("onnxruntime", "tensorrt_rtx"))
