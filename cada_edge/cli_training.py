@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cada_edge.errors import ConfigError
 from cada_edge.extras import require_extra
 from cada_edge.options import (
     config_options,
@@ -157,7 +158,7 @@ def train(
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["onnx"]),
+    type=click.Choice(["onnx", "triton"]),
     default="onnx",
     show_default=True,
     help="Kind of file.",
@@ -168,7 +169,13 @@ def train(
     type=click.Path(path_type=Path),
     default=Path("model.onnx"),
     show_default=True,
-    help="File to write.",
+    help="File to write, or with --format triton the model repository, a folder.",
+)
+@click.option(
+    "--model-name", default=None, show_default="cada_edge", help="Of the model in a Triton repository."
+)
+@click.option(
+    "--max-batch", type=int, default=None, show_default="16, or an engine's own", help="Triton's, in frames."
 )
 @click.option("--precision", default="fp32", show_default=True, help="Of the networks: fp32 or fp16.")
 @click.option(
@@ -193,6 +200,8 @@ def export(
     checkpoint: Path,
     file_format: str,
     out: Path,
+    model_name: str | None,
+    max_batch: int | None,
     precision: str,
     backend: str,
     alignment: str | None,
@@ -201,7 +210,29 @@ def export(
     layout: str,
     as_json: bool,
 ) -> None:
-    """Export CHECKPOINT to one file with everything fused in, and check it against PyTorch."""
+    """Export CHECKPOINT to one file with everything fused in, and check it against PyTorch.
+
+    With --format triton CHECKPOINT may also be an exported .onnx or .engine file, which is copied.
+    """
+    if file_format == "triton":
+        from cada_edge.cli_triton import export_to_triton
+
+        export_to_triton(
+            checkpoint,
+            out,
+            model_name=model_name,
+            max_batch=max_batch,
+            precision=precision,
+            backend=backend,
+            alignment=alignment,
+            frame_size=frame_size,
+            data=data,
+            layout=layout,
+            as_json=as_json,
+        )
+        return
+    if model_name is not None or max_batch is not None:
+        raise ConfigError("--model-name and --max-batch came without --format triton, which they belong to.")
     require_extra("Exporting", "torch", "train")
     from cada_edge.export.to_onnx import ExportConfig, export_onnx
     from cada_edge.runtime.datasets import index_dataset
