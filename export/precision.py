@@ -14,7 +14,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from cada_edge.trainer.aligner import Regressor
@@ -41,7 +41,11 @@ FP32_OPERATORS = frozenset(
 """ONNX operators that see many values at once: half precision would overflow on their sums, or swallow small
 ones."""
 
-_FOLDABLE = (nn.Conv2d, nn.ConvTranspose2d, Conv2dSame)
+_FOLDABLE: tuple[type[nn.Module], ...] = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    Conv2dSame,
+)
 """Exact types: a subclass may do more with its weights, as standardise them. timm's Conv2dSame only pads."""
 
 
@@ -160,7 +164,7 @@ def _neutralise(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _fold(convolution: nn.Module, scale: Tensor, shift: Tensor) -> bool:
     """Put scale and shift (C,) into a convolution's weights; False where its layout does not allow it."""
-    assert isinstance(convolution, _FOLDABLE)
+    assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d))
     is_transposed = isinstance(convolution, nn.ConvTranspose2d)
     if is_transposed and convolution.groups > 1:
         return False

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from cada_edge.export.graph import FusedGraph
@@ -156,10 +157,11 @@ def test_large_activations_do_not_overflow() -> None:
 
 
 class _Network(nn.Module):
-    """Norms after a convolution, a transposed one, an addition, and one convolution's output used twice."""
+    """Norms after convolutions, a transposed one and an addition, and one output used by two of them."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.same, self.same_norm = Conv2dSame(3, 3, 3, stride=2, bias=False), nn.BatchNorm2d(3)
         self.first, self.first_norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
         self.up, self.up_norm = nn.ConvTranspose2d(4, 6, 2, 2), nn.BatchNorm2d(6, affine=False)
         self.grouped, self.grouped_norm = nn.ConvTranspose2d(6, 6, 2, groups=2), nn.BatchNorm2d(6)
@@ -167,6 +169,7 @@ class _Network(nn.Module):
         self.shared, self.one, self.two = nn.Conv2d(6, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.same_norm(self.same(x))
         x = self.up_norm(self.up(self.first_norm(self.first(x))))
         x = self.grouped_norm(self.grouped(x))
         x = self.sum_norm(x + 1)
@@ -191,6 +194,7 @@ def test_folded_norms_change_nothing() -> None:
     wanted = network(images)
     kept = network.shared.weight.clone()
     assert fold_batch_norms(network, torch.zeros(1, 3, 12, 12)) == {
+        network.same: network.same_norm,
         network.first: network.first_norm,
         network.up: network.up_norm,
     }

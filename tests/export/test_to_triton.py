@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -35,10 +36,9 @@ def _engine(folder: Path, batch: tuple[int, int, int] = (1, 4, 8), **build: obje
     """Write a file that stands for an engine, with the manifest of one; nothing here deserialises it."""
     path = folder / "pill.engine"
     path.write_bytes(b"an engine's bytes")
-    fields = {"target": "tensorrt", "tensorrt_version": "10.3.0", "compute_capabilities": ("8.7",)}
-    made = EngineBuild(
-        **{**fields, "hardware_compatibility": "none", "batch": batch, "executed": True, **build}
-    )  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"target": "tensorrt", "tensorrt_version": "10.3.0", "executed": True}
+    fields |= {"compute_capabilities": ("8.7",), "hardware_compatibility": "none", "batch": batch, **build}
+    made = EngineBuild(**fields)
     manifest = Manifest(
         model_file=path.name, model_sha256=sha256_file(path), format="engine", precision="fp16",
         base="revdist", encoder="resnet18", input_hw=(64, 64), resize="area-linear", mean=(0.5, 0.5, 0.5),
