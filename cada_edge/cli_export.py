@@ -42,7 +42,7 @@ _ENGINE_OPTIONS = {
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["onnx", "engine"]),
+    type=click.Choice(["onnx", "engine", "triton"]),
     default="onnx",
     show_default=True,
     help="Kind of file.",
@@ -52,8 +52,8 @@ _ENGINE_OPTIONS = {
     "-o",
     type=click.Path(path_type=Path),
     default=None,
-    show_default="model.onnx or model.engine",
-    help="File to write.",
+    show_default="model.onnx, model.engine or repository",
+    help="File to write; for Triton the model repository, a folder.",
 )
 @click.option(
     "--precision",
@@ -144,6 +144,16 @@ _ENGINE_OPTIONS = {
     metavar="TEXT",
     help="Engine: part of a parser's warning that is known to be harmless; may be given again.",
 )
+@click.option(
+    "--model-name", default=None, show_default="cada_edge", help="Triton: of the model in the repository."
+)
+@click.option(
+    "--max-batch",
+    type=int,
+    default=None,
+    show_default="16, or an engine's own",
+    help="Triton: frames at once.",
+)
 @json_option
 def export(
     source: Path,
@@ -156,19 +166,38 @@ def export(
     data: Path | None,
     layout: str,
     as_json: bool,
+    model_name: str | None,
+    max_batch: int | None,
     **engine_options: Any,
 ) -> None:
     """Export SOURCE to one file with everything fused in, and check it against PyTorch.
 
-    SOURCE is a checkpoint; for an engine also an ONNX file of an earlier export, which takes no PyTorch.
+    SOURCE is a checkpoint; for an engine also an ONNX file of an earlier export, which takes no PyTorch; for
+    a Triton repository also an ONNX file or an engine, which is copied.
     """
     asked = {name: value for name, value in given(engine_options).items() if value != ()}
-    if file_format == "onnx" and asked:
-        options = " and ".join(flag for name, flag in _ENGINE_OPTIONS.items() if name in asked)
-        raise ConfigError(
-            f"{options} came with --format onnx; wanted it with --format engine only. Leave it out, or pass "
-            "--format engine."
+    triton = given({"--model-name": model_name, "--max-batch": max_batch})
+    _refuse_elsewhere(
+        "engine", file_format, [flag for name, flag in _ENGINE_OPTIONS.items() if name in asked]
+    )
+    _refuse_elsewhere("triton", file_format, list(triton))
+    if file_format == "triton":
+        from cada_edge.cli_triton import export_to_triton
+
+        export_to_triton(
+            source,
+            out or Path("repository"),
+            model_name=model_name,
+            max_batch=max_batch,
+            precision=precision or "fp32",
+            backend=backend,
+            alignment=alignment,
+            frame_size=frame_size,
+            data=data,
+            layout=layout,
+            as_json=as_json,
         )
+        return
     is_onnx = source.suffix.lower() == ".onnx"
     if file_format == "onnx" and is_onnx:
         raise ConfigError(
@@ -213,6 +242,15 @@ def export(
             f"parity     {format_parity(result.parity)}\nthreshold  {format_number(result.threshold)}"
         ),
     )
+
+
+def _refuse_elsewhere(wanted: str, came: str, options: list[str]) -> None:
+    """Refuse options of one format with another."""
+    if options and came != wanted:
+        raise ConfigError(
+            f"{' and '.join(options)} came with --format {came}; wanted it with --format {wanted} only. "
+            f"Leave it out, or pass --format {wanted}."
+        )
 
 
 def _engine_text(result: Any) -> str:

@@ -48,14 +48,11 @@ class FusedGraph(nn.Module):
         size = self.model.scorer.size
         self.frame_hw = (size, size) if frame_hw is None else frame_hw
         self.resize = FrameResize(self.frame_hw, size)
-        if precision == "fp16":
-            halve(self.model)
+        self.image_type = halve(self.model) if precision == "fp16" else torch.float32
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score uint8 (N, H, W, 3) BGR: float32 score (N,), anomaly_map (N, S, S) and stats (N, 2)."""
-        images = self.model.normalize.of_planes(self.resize(frames))
-        if self.precision == "fp16":
-            images = images.half()
+        images = self.model.normalize.of_planes(self.resize(frames)).to(self.image_type)
         maps, bottleneck = self.model.base(images)
         mean, spread = self.model.statistics(bottleneck)
         score, aligned = self.model.scorer(maps, mean, spread)

@@ -1,17 +1,20 @@
 """Which parts of a graph compute in half precision: the one place that says so.
 
 With fp16 the networks (encoder, what the base method trains, the regressor's convolutions) are halved in
-PyTorch. All else is written in fp32 where it stands: normalisation, distances, the softmax of attention, the
-regressor from its mean on, alignment, smoothing and the score. What networks sum up inside (squeeze and
-excitation, layer norms) is put into fp32 in the ONNX graph. Types are explicit everywhere: TensorRT 11 knows
+PyTorch; a base method may name the parts of it that are (`BaseMethod.half_parts`). All else is written in
+fp32 where it stands: normalisation, distances, the softmax of attention, the regressor from its mean on,
+alignment, smoothing and the score. What networks sum up inside (squeeze and excitation, layer norms) is put
+into fp32 in the ONNX graph. Types are explicit everywhere: TensorRT 11 knows
 only strongly typed networks.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from cada_edge.trainer.aligner import Regressor
@@ -38,24 +41,61 @@ FP32_OPERATORS = frozenset(
 """ONNX operators that see many values at once: half precision would overflow on their sums, or swallow small
 ones."""
 
-_FOLDABLE = (nn.Conv2d, nn.ConvTranspose2d)
-"""Exact types: a subclass may do more with its weights, as standardise them."""
+_FOLDABLE: tuple[type[nn.Module], ...] = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    Conv2dSame,
+)
+"""Exact types: a subclass may do more with its weights, as standardise them. timm's Conv2dSame only pads."""
 
 
-def halve(model: TrainedModel) -> None:
+class _ThenHalf(nn.Module):
+    """A module in fp32 before the rest of its network in half precision."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Give the module's features of float32 inputs as float16."""
+        features: Tensor = self.module(inputs)
+        return features.half()
+
+
+def halve(model: TrainedModel) -> torch.dtype:
     """Put a model's networks into half precision, in place; all around them stays in fp32.
 
     Args:
         model: In eval mode, on the CPU, in fp32.
+
+    Returns:
+        The type in which its base method takes images.
     """
-    fold_batch_norms(model, torch.zeros(1, model.scorer.size, model.scorer.size, 3, dtype=torch.uint8))
-    model.base.half()
-    for module in model.modules():
-        if isinstance(module, Regressor):
-            module.convolutions.half()
+    example = torch.zeros(1, model.scorer.size, model.scorer.size, 3, dtype=torch.uint8)
+    folded = fold_batch_norms(model, example)
+    parts = model.base.half_parts()
+    if any(part is model.base for part in parts):
+        model.base.half()
+        for module in model.modules():
+            if isinstance(module, Regressor):
+                module.convolutions.half()
+        return torch.float16
+    # The first convolution sees three channels: the roundings of pixels and of its few weights do not average
+    # out. They were most of the error of UniAD's maps, and it is a small part of the network.
+    network = model.base.encoder.network
+    first = next(item for item in network.modules() if isinstance(item, nn.Conv2d) and item.in_channels == 3)
+    stem = (first, folded.get(first, first))
+    kept = {name: copy.deepcopy(item) for name, item in network.named_modules() if item in stem}
+    for part in parts:
+        part.half()
+    *others, last = kept
+    for name in others:
+        network.set_submodule(name, kept[name])
+    network.set_submodule(last, _ThenHalf(kept[last]))
+    return torch.float32
 
 
-def fold_batch_norms(model: nn.Module, example: Tensor) -> None:
+def fold_batch_norms(model: nn.Module, example: Tensor) -> dict[nn.Module, nn.Module]:
     """Turn batch norms in eval mode into scale and shift, in the convolution before where there is one.
 
     Each weight is then rounded to half precision once, after the product, and a variance over 65504, which
@@ -65,6 +105,9 @@ def fold_batch_norms(model: nn.Module, example: Tensor) -> None:
     Args:
         model: In eval mode and fp32; changed in place.
         example: An input of the model; one run shows which convolution feeds which norm.
+
+    Returns:
+        Convolution -> the norm that was folded into it.
     """
     feeds: dict[nn.Module, set[nn.Module]] = {}
     calls: dict[nn.Module, int] = {}
@@ -90,14 +133,17 @@ def fold_batch_norms(model: nn.Module, example: Tensor) -> None:
     finally:
         for handle in handles:
             handle.remove()
+    folded: dict[nn.Module, nn.Module] = {}
     for norm in norms:
         scale, shift = _neutralise(norm)
         maker = next(iter(feeds.get(norm, {norm})))
         is_pair = maker is not norm and feeds[norm] == {maker} and feeds[maker] == {norm}
         if is_pair and calls[maker] == calls[norm] and _fold(maker, scale, shift):
+            folded[maker] = norm
             continue
         norm.weight = nn.Parameter(scale.float(), requires_grad=False)
         norm.bias = nn.Parameter(shift.float(), requires_grad=False)
+    return folded
 
 
 def _neutralise(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -118,7 +164,7 @@ def _neutralise(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _fold(convolution: nn.Module, scale: Tensor, shift: Tensor) -> bool:
     """Put scale and shift (C,) into a convolution's weights; False where its layout does not allow it."""
-    assert isinstance(convolution, _FOLDABLE)
+    assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d))
     is_transposed = isinstance(convolution, nn.ConvTranspose2d)
     if is_transposed and convolution.groups > 1:
         return False

@@ -119,6 +119,15 @@ class BaseMethod(nn.Module, ABC):
         """Compute the distance maps under each of `DEFINITIONS`: name -> maps as `maps_on` gives them."""
         return {}
 
+    def half_parts(self) -> list[nn.Module]:
+        """Return what computes in half precision in an fp16 export.
+
+        The whole method by default: then its images come, and its tapped feature goes to the regressor, in
+        half precision. A method that names parts gets fp32 images, casts where a part begins, and gives its
+        feature in fp32; only its encoder is cast around for it, and keeps the first convolution in fp32.
+        """
+        return [self]
+
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the trained parameters as AdamW's groups; a group's own lr, eps, ... win over the run's."""

@@ -5,7 +5,8 @@ attentions hide the neighbourhood of each query, itself included, and the decode
 a token becomes follows from the rest of the image alone.
 
 The attention is written out, with its mask as one constant: the exported graph holds plain products and a
-softmax, which stays in fp32 when the networks compute in half precision.
+softmax. When the networks compute in half precision, only the `Projection`s do: tokens, learned positions and
+queries, layer norms and the softmax stay in fp32.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Attention", "DecoderLayer", "EncoderLayer", "Transformer", "neighbour_mask"]
+__all__ = ["Attention", "DecoderLayer", "EncoderLayer", "Projection", "Transformer", "neighbour_mask"]
 
 _HIDDEN_SCORE = -3e4
 """Added to the score of a hidden token, whose weight so underflows to exactly 0; float16 can hold it."""
@@ -38,6 +39,14 @@ def neighbour_mask(side: int, neighbourhood: int) -> Tensor:
     return hidden.reshape(side * side, side * side)
 
 
+class Projection(nn.Linear):
+    """A linear layer that takes its input in the precision of its weights."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project tokens (..., C_in) to (..., C_out)."""
+        return super().forward(tokens.to(self.weight.dtype))
+
+
 class Attention(nn.Module):
     """Multi-head attention with a bias on its scores."""
 
@@ -45,10 +54,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale = (width // heads) ** -0.5
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.output = nn.Linear(width, width)
+        self.query = Projection(width, width)
+        self.key = Projection(width, width)
+        self.value = Projection(width, width)
+        self.output = Projection(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def _split(self, tokens: Tensor) -> Tensor:
@@ -82,7 +91,7 @@ class Attention(nn.Module):
 
 def _feed_forward(width: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        Projection(width, 4 * width), nn.ReLU(), nn.Dropout(dropout), Projection(4 * width, width)
     )
 
 
@@ -166,7 +175,7 @@ class Transformer(nn.Module):
             dropout: Probability, of attention weights and of what each sublayer adds.
         """
         super().__init__()
-        self.input = nn.Linear(channels, width)
+        self.input = Projection(channels, width)
         self.rows = nn.Parameter(torch.rand(side, width // 2))
         self.columns = nn.Parameter(torch.rand(side, width // 2))
         self.encoder = nn.ModuleList(EncoderLayer(width, heads, dropout=dropout) for _ in range(layers))
@@ -174,7 +183,7 @@ class Transformer(nn.Module):
             DecoderLayer(width, heads, tokens=side * side, dropout=dropout) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, channels)
+        self.output = Projection(width, channels)
         bias = neighbour_mask(side, neighbourhood) * _HIDDEN_SCORE
         self.register_buffer("bias", bias, persistent=False)
         self._initialise()
@@ -207,7 +216,7 @@ class Transformer(nn.Module):
             The rebuilt tokens (N, L, channels) and the encoder's tokens (N, L, width).
         """
         position = self._position()
-        memory = self.input(tokens)
+        memory = self.input(tokens).to(position.dtype)
         for layer in self.encoder:
             memory = layer(memory, position, self.bias)
         decoded = memory

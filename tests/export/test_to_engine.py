@@ -59,16 +59,8 @@ def own(graph_of: GraphOf, tmp_path: Path) -> Path:
     return folder / graph.name
 
 
-@pytest.mark.parametrize(
-    ("base", "precision"),
-    # UniAD's half precision is over the parity limit with untrained weights: its ONNX export is refused.
-    [
-        (base, precision)
-        for base in BASES
-        for precision in ("fp32", "fp16")
-        if (base, precision) != ("uniad", "fp16")
-    ],
-)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("base", list(BASES))
 def test_every_base_is_built_for_three_gpus(
     base: str, precision: str, graph_of: GraphOf, tmp_path: Path
 ) -> None:
@@ -103,7 +95,9 @@ def test_every_base_is_built_for_three_gpus(
     assert (build.executed, build.gpu, build.precision_from) == (False, None, "network")
     assert build.onnx_sha256 == sha256_file(graph)
     assert build.half_share is not None
-    assert build.half_share > 0.7 if precision == "fp16" else build.half_share == 0
+    # UniAD's neck, tokens and queries stay in fp32, for the parity limit.
+    least = 0.5 if base == "uniad" else 0.7
+    assert build.half_share > least if precision == "fp16" else build.half_share == 0
     assert manifest.versions["tensorrt_rtx"] == build.tensorrt_version
     # Weights of half the size, or nearly: the convolutions' are most of the file.
     assert out.stat().st_size > 1 << 20

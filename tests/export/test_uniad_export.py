@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from cada_edge import Detector
 from cada_edge.export.graph import FusedGraph
@@ -20,9 +21,9 @@ from cada_edge.trainer.base_method import configure
 from cada_edge.trainer.checkpoint import load_checkpoint
 from cada_edge.trainer.evaluate_checkpoint import evaluate_checkpoint
 from cada_edge.trainer.fit import fit
-from cada_edge.trainer.model import TrainedModel
+from cada_edge.trainer.model import TrainedModel, build_model
 from cada_edge.trainer.uniad import UniAD, UniADOptions
-from cada_edge.trainer.uniad_transformer import Attention
+from cada_edge.trainer.uniad_transformer import Attention, Projection
 
 _VALUES = {
     "base": "uniad",
@@ -107,18 +108,39 @@ def test_the_deployed_score_is_the_evaluated_score(
             assert detection.anomaly_map == pytest.approx(maps[row].numpy(), rel=1e-4, abs=1e-4)
 
 
-def test_in_half_precision_the_softmax_stays_in_fp32(uniad_checkpoint: Path, small_line: Path) -> None:
+def test_in_half_precision_tokens_and_softmax_stay_in_fp32(uniad_checkpoint: Path, small_line: Path) -> None:
     model = load_checkpoint(uniad_checkpoint).model
     half = FusedGraph(model, precision="fp16")
     seen: list[torch.dtype] = []
     for module in half.modules():
         if isinstance(module, Attention):
             module.dropout.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(
+                lambda _, inputs, output: seen.extend([inputs[0].dtype, output.dtype])
+            )
     images = model.normalize(_frames(small_line))
     with torch.inference_mode():
-        (found,), _ = half.model.base(images.half())
+        (found,), tapped = half.model.base(images)
         (wanted,), _ = model.base(images)
-    assert seen == [torch.float32] * 3
-    assert found.dtype == torch.float32
-    # Four roundings of 2^-11 at the most; the aligned score may divide them by a small range.
-    torch.testing.assert_close(found, wanted, atol=0.0, rtol=0.002)
+    # One attention and two norms in the encoder, two and three in the decoder, and the last norm.
+    assert seen == [torch.float32] * (3 + 2 * 6)
+    assert found.dtype == tapped.dtype == torch.float32
+    # One rounding of 2^-12; the aligned score may divide it by a small range.
+    torch.testing.assert_close(found, wanted, atol=0.0, rtol=2.5e-4)
+
+
+@pytest.mark.parametrize(("tap", "layers_in_half"), [("transformer", 10 + 1), ("neck", 10 + 1 + 6 + 1)])
+def test_what_the_aligner_taps_is_not_halved(tap: str, layers_in_half: int) -> None:
+    """The decoder's ten linear layers and the last are halved; the encoder's six and the first by the tap."""
+    config = configure({**_VALUES, "base_options": {"layers": 1, "tap": tap}})
+    model, _ = build_model(config, encoder_weights="random")
+    half = FusedGraph(model.eval(), precision="fp16").model.base
+    assert isinstance(half, UniAD)
+    kinds = [item.weight.dtype for item in half.modules() if isinstance(item, Projection)]
+    assert kinds.count(torch.float16) == layers_in_half
+    assert half.transformer.rows.dtype == half.neck.resize_0.dtype == torch.float32
+    first, *others = (item for item in half.encoder.modules() if isinstance(item, nn.Conv2d))
+    assert first.in_channels == 3
+    assert first.weight.dtype == torch.float32
+    assert {item.weight.dtype for item in others} == {torch.float16}
