@@ -276,6 +276,7 @@ def test_too_little_workspace_is_the_librarys_refusal(tmp_path: Path, workspace:
         _build(model, workspace_bytes=workspace)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_cancels_the_build_and_is_raised_here(tmp_path: Path) -> None:
     model = _write(tmp_path / "model.onnx", score=_top_mean(3840))
     states: list[BuildProgress] = []
@@ -301,13 +302,8 @@ def test_an_interrupt_cancels_the_build_and_is_raised_here(tmp_path: Path) -> No
             reached.append(str(error))
             raise
 
-    # A shell starts what runs in its background with SIGINT ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run_apart(build, lambda *now: signal.raise_signal(signal.SIGINT))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        run_apart(build, lambda *now: signal.raise_signal(signal.SIGINT))
     assert states[0].is_cancelled
     assert len(reached) == 1
     assert "Build canceled by user" in reached[0]

@@ -149,6 +149,7 @@ def _content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_the_older_export_whole(graph_of: GraphOf, tmp_path: Path) -> None:
     before = _older_export(tmp_path)
     with pytest.raises(KeyboardInterrupt):
