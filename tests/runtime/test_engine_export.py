@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cada_edge.errors import BackendError, CheckFailedError, MissingExtraError, OutputError
@@ -100,7 +101,8 @@ def test_an_engine_with_other_scores_is_refused(
 
     model = onnx.load(tiny_model)
     (white,) = (each for each in model.graph.initializer if each.name == "white")
-    white.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(white) * 1.01, "white"))
+    whiter = np.array(1.01 * numpy_helper.to_array(white), np.float32)
+    white.CopyFrom(numpy_helper.from_array(whiter, "white"))
     builder.data = model.SerializeToString()
     with pytest.raises(CheckFailedError, match=r"Parity failed on tensorrt 10\.3\.0 Double GPU"):
         export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4)))
