@@ -1,0 +1,257 @@
+"""Files that verdicts are written to: JSON Lines, CSV, SQLite. Each write is whole or not at all.
+
+A sink is used by one thread. What `write` has returned from is on the disk: it survives a kill of the process
+and a loss of power, as far as the disk keeps what it was told to.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from cada_edge.errors import ConfigError, OutputError
+from cada_edge.runtime.record import Record
+
+__all__ = ["CsvSink", "JsonLinesSink", "Sink", "SqliteSink", "open_sink"]
+
+_log = logging.getLogger(__name__)
+
+
+class Sink(ABC):
+    """Where verdicts are written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        """The file."""
+
+    @abstractmethod
+    def write(self, records: Sequence[Record]) -> None:
+        """Append records and bring them to the disk: all of them, or none when it raises.
+
+        Raises:
+            OSError: The file or the disk does not take them; it may be tried again.
+            sqlite3.Error: The same, of a database.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the file back; harmless when called twice, and the next write opens it again."""
+
+
+class _TextSink(Sink):
+    """A text file with one record a line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file: int | None = None
+        self._size = 0
+
+    @abstractmethod
+    def _lines(self, records: Sequence[Record]) -> str:
+        """Return the records as lines, each with its newline."""
+
+    def _header(self) -> str:
+        """Return what an empty file begins with."""
+        return ""
+
+    def write(self, records: Sequence[Record]) -> None:
+        if self._file is None or self._is_gone():
+            self.close()
+            self._open()
+        assert self._file is not None
+        text = self._lines(records) if self._size else self._header() + self._lines(records)
+        data = text.encode()
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+            os.fsync(self._file)
+        except OSError:
+            # A full disk takes a part: the file goes back to its last whole record.
+            self._restore()
+            raise
+        self._size += len(data)
+
+    def _restore(self) -> None:
+        assert self._file is not None
+        try:
+            os.ftruncate(self._file, self._size)
+        except OSError:
+            _log.exception("%s cannot be cut back to its last whole record", self.path)
+        self.close()
+
+    def _is_gone(self) -> bool:
+        """Tell whether the file was moved away, as log rotation does, or replaced."""
+        assert self._file is not None
+        try:
+            return not os.path.samestat(os.fstat(self._file), self.path.stat())
+        except FileNotFoundError:
+            return True
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(file).st_size
+            whole = _whole_size(file, size)
+            if whole < size:
+                # A process that was killed in the middle of a line has left its beginning.
+                _log.warning("%s: %d bytes of an unfinished record are cut off", self.path, size - whole)
+                os.ftruncate(file, whole)
+            if size == 0:
+                _sync_folder(self.path.parent)
+        except BaseException:
+            os.close(file)
+            raise
+        self._file, self._size = file, whole
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class JsonLinesSink(_TextSink):
+    """One JSON object a line, with the fields of `Record`."""
+
+    def _lines(self, records: Sequence[Record]) -> str:
+        names = Record.columns()
+        rows = (dict(zip(names, record.values(), strict=True)) for record in records)
+        return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+class CsvSink(_TextSink):
+    """Comma-separated values with a header; None is empty, verdicts are 0 and 1."""
+
+    def _header(self) -> str:
+        return _csv_lines([Record.columns()])
+
+    def _lines(self, records: Sequence[Record]) -> str:
+        rows = [
+            [int(value) if isinstance(value, bool) else value for value in each.values()] for each in records
+        ]
+        return _csv_lines(rows)
+
+
+class SqliteSink(Sink):
+    """A table ``verdicts`` in a database with a write-ahead log: it can be read while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._connection: sqlite3.Connection | None = None
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Insert records in one transaction; see `Sink.write`."""
+        if self._connection is None:
+            self._connection = self._open()
+        marks = ", ".join("?" * len(Record.columns()))
+        try:
+            with self._connection as transaction:
+                transaction.executemany(
+                    f"INSERT INTO verdicts ({', '.join(Record.columns())}) VALUES ({marks})",
+                    [record.values() for record in records],
+                )
+        except sqlite3.Error:
+            self.close()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=5.0, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            # FULL: the log is on the disk when a transaction returns, which NORMAL leaves open.
+            connection.execute("PRAGMA synchronous=FULL")
+            with connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS verdicts (id INTEGER PRIMARY KEY, time TEXT NOT NULL, "
+                    "source TEXT NOT NULL, frame INTEGER NOT NULL, score REAL NOT NULL, "
+                    "raw_score REAL NOT NULL, threshold REAL, anomalous INTEGER, dropped INTEGER NOT NULL, "
+                    "model_sha256 TEXT NOT NULL, image TEXT)"
+                )
+                connection.execute("CREATE INDEX IF NOT EXISTS verdicts_time ON verdicts (time)")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Close the database; its write-ahead log goes into it."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+
+_KINDS: dict[str, type[Sink]] = {
+    ".jsonl": JsonLinesSink,
+    ".csv": CsvSink,
+    ".db": SqliteSink,
+    ".sqlite": SqliteSink,
+    ".sqlite3": SqliteSink,
+}
+
+
+def open_sink(path: str | Path) -> Sink:
+    """Choose a sink by a file's extension, and check that it can be written.
+
+    Args:
+        path: Ends in .jsonl, .csv, .db, .sqlite or .sqlite3; a file that is there is appended to.
+
+    Raises:
+        ConfigError: Another extension.
+        OutputError: The file cannot be written, or is no database of verdicts.
+    """
+    path = Path(path)
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            f"The record {path.name} has the extension {path.suffix!r}; wanted one of {', '.join(_KINDS)}. "
+            "Pass --record verdicts.db for SQLite."
+        )
+    sink = kind(path)
+    try:
+        sink.write([])
+    except (OSError, sqlite3.Error) as error:
+        raise OutputError(
+            f"The record {path} cannot be written: {error}; wanted a file to append verdicts to. Check its "
+            "folder and permissions, or name another file."
+        ) from error
+    return sink
+
+
+def _csv_lines(rows: Sequence[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _whole_size(file: int, size: int) -> int:
+    """Return the size of a text file up to its last newline."""
+    block = 1 << 16
+    end = size
+    while end > 0:
+        start = max(0, end - block)
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a new file's name to the disk too, where the system lets a folder be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
