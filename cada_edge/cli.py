@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +33,9 @@ from cada_edge.options import (
     read_bytes,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from cada_edge.runtime.stream_events import StatusEvent
 
 __all__ = ["main"]
 
@@ -200,6 +204,13 @@ def verify(model: Path, backend: str, threads: int | None, as_json: bool) -> Non
 @click.argument("source")
 @click.option("--save", type=click.Path(path_type=Path), default=None, help="Folder for annotated images.")
 @click.option(
+    "--record",
+    "records",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="File that verdicts are appended to: .db (SQLite), .jsonl or .csv; may be given again.",
+)
+@click.option(
     "--threshold", type=float, default=None, show_default="the model's own", help="Of the aligned score."
 )
 @click.option("--skip-unreadable", is_flag=True, help="Go on after an image that cannot be read.")
@@ -217,6 +228,7 @@ def predict(
     model: Path,
     source: str,
     save: Path | None,
+    records: tuple[Path, ...],
     threshold: float | None,
     skip_unreadable: bool,
     reconnect_limit: int | None,
@@ -233,23 +245,39 @@ def predict(
     from cada_edge.runtime.draw import draw
     from cada_edge.runtime.images import write_image
     from cada_edge.runtime.live_source import Reconnect
+    from cada_edge.runtime.record import record_of
+    from cada_edge.runtime.recorder import Recorder
+    from cada_edge.runtime.sinks import open_sink
     from cada_edge.runtime.sources import open_source
 
-    with (
-        Detector(model, backend=backend, threshold=threshold, threads=threads) as detector,
-        open_source(
-            source,
-            on_error="skip" if skip_unreadable else "raise",
-            reconnect=Reconnect(limit=reconnect_limit),
-            on_status=lambda event: click.echo(f"{event.kind}: {event.message}", err=True),
-        ) as frames,
-    ):
+    def tell(event: StatusEvent) -> None:
+        click.echo(f"{event.kind}: {event.message}", err=True)
+
+    with ExitStack() as stack:
+        detector = stack.enter_context(Detector(model, backend=backend, threshold=threshold, threads=threads))
+        recorders = []
+        for path in records:
+            recorders.append(Recorder(open_sink(path), on_status=tell))
+            stack.callback(recorders[-1].close)
+        frames = stack.enter_context(
+            open_source(
+                source,
+                on_error="skip" if skip_unreadable else "raise",
+                reconnect=Reconnect(limit=reconnect_limit),
+                on_status=tell,
+            )
+        )
         for frame in frames:
             detection = detector(frame)
             click.echo(json.dumps(detection.to_dict()) if as_json else repr(detection))
+            image = None
             if save is not None:
                 stem = frame.path.stem if frame.path is not None else "frame"
-                write_image(save / f"{frame.index:06d}_{stem}.jpg", draw(frame.image, detection))
+                image = save / f"{frame.index:06d}_{stem}.jpg"
+                write_image(image, draw(frame.image, detection))
+            for recorder in recorders:
+                saved = None if image is None else str(image)
+                recorder.put(record_of(detection, detector.manifest.model_sha256, image=saved))
 
 
 main.add_command(predict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cada_edge.cli import main
+from cada_edge.manifest import Manifest
 from cada_edge.options import read_bytes
 
 COMMANDS = (
@@ -217,6 +219,27 @@ def test_unreadable_images_end_the_stream_or_are_skipped(exported: Path, tmp_pat
     cv2.imwrite(str(tmp_path / "c.png"), np.zeros((8, 8, 3), np.uint8))
     assert "b.png is empty" in _run("predict", exported, tmp_path, code=2).stderr
     assert _run("predict", exported, tmp_path, "--skip-unreadable").stdout.count("Detection(") == 2
+
+
+def test_predict_writes_records(exported: Path, line: Path, tmp_path: Path) -> None:
+    kind = sorted(path.name for path in line.iterdir() if path.is_dir())[0]
+    folder = line / kind / "test" / "good"
+    database, lines = tmp_path / "new" / "verdicts.db", tmp_path / "verdicts.jsonl"
+    run = ("predict", exported, folder, "--record", database, "--record", lines, "--threshold", "0.5")
+    scores = [json.loads(row)["score"] for row in _run(*run, "--json").stdout.splitlines()]
+    _run(*run, "--save", tmp_path / "out")
+    connection = sqlite3.connect(database)
+    query = "SELECT source, frame, score, model_sha256, image FROM verdicts ORDER BY id"
+    rows = connection.execute(query).fetchall()
+    connection.close()
+    assert [row[2] for row in rows] == scores * 2
+    assert {row[0] for row in rows} == {str(folder)}
+    assert {row[3] for row in rows} == {Manifest.read(exported).model_sha256}
+    assert all(image is None for *_, image in rows[: len(scores)])
+    assert all(Path(image).is_file() for *_, image in rows[len(scores) :])
+    written = [json.loads(row) for row in lines.read_text().splitlines()]
+    assert [row["score"] for row in written] == scores * 2
+    assert "has the extension '.txt'" in _run(*run[:3], "--record", tmp_path / "a.txt", code=2).stderr
 
 
 def test_a_missing_extra_is_exit_5(tmp_path: Path) -> None:

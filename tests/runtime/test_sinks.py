@@ -67,8 +67,10 @@ def read_back(path: Path) -> list[Record]:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     finally:
         connection.close()
-    at = Record.columns().index("anomalous")
-    return [Record(*row[:at], None if row[at] is None else bool(row[at]), *row[at + 1 :]) for row in found]
+    rows_by_name = [dict(zip(Record.columns(), row, strict=True)) for row in found]
+    for row in rows_by_name:
+        row["anomalous"] = None if row["anomalous"] is None else bool(row["anomalous"])
+    return [Record(**row) for row in rows_by_name]
 
 
 def test_a_record_says_what_a_detection_says() -> None:
