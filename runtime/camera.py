@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ class Camera:
             remedy = "Try the pipeline with gst-launch-1.0, its appsink replaced by fakesink"
         elif kind == "webcam":
             where: int | str = int(address) if address.isdecimal() else address
-            capture = cv2.VideoCapture(where, cv2.CAP_V4L2 if os.name == "posix" else cv2.CAP_ANY)
+            capture = cv2.VideoCapture(where, cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY)
             remedy = "Look at the device with v4l2-ctl --list-devices; another program may hold it"
         else:
             timeouts = [

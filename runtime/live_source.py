@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cada_edge.errors import ConfigError, ImageReadError, SourceError, SourceLostError
-from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress
+from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress, redact
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
 from cada_edge.runtime.source_base import Frame, Source
-from cada_edge.runtime.stream_events import EventKind, OnStatus, StatusEvent, StreamCounts, make_event
+from cada_edge.runtime.stream_events import EventKind, OnStatus, StreamCounts, make_event, tell
 
 __all__ = ["LiveSource", "Reconnect"]
 
 _log = logging.getLogger(__name__)
+
+_MOST_HANGING = 4
+"""Connections whose thread hangs in the driver: while there are so many, no further one is opened."""
 
 _CORRUPT_EVENT_EVERY_S = 1.0
 """A camera with a bad cable gives bad frames by the second: one event tells of all of them."""
@@ -124,6 +127,7 @@ class LiveSource(Source):
         self._ended: str | None = None
         self._opened = False
         self._putting = False
+        self._hanging: list[threading.Thread] = []
         self._last_frame_s = 0.0
         self._index = 0
         self._shape: tuple[int, ...] | None = None
@@ -165,14 +169,8 @@ class LiveSource(Source):
         self._supervisor.join(self._camera.stall_timeout_s)
 
     def _tell(self, kind: EventKind, message: str, **data: Any) -> None:
-        event: StatusEvent = make_event(kind, self.source_id, message, **data)
         _log.log(logging.INFO if kind in ("opened", "resized", "ended") else logging.WARNING, "%s", message)
-        if self._on_status is not None:
-            try:
-                self._on_status(event)
-            except Exception:
-                # Inspection goes on whatever a listener does.
-                _log.exception("The listener of %s failed on the event %s", self.source_id, kind)
+        tell(self._on_status, make_event(kind, self.source_id, message, **data))
 
     def _supervise(self) -> None:
         """Open connection after connection until the source is closed or given up."""
@@ -220,6 +218,9 @@ class LiveSource(Source):
 
     def _run_connection(self) -> tuple[str, bool]:
         """Open one connection and watch it; return why it ended and whether it gave a frame."""
+        self._hanging = [thread for thread in self._hanging if thread.is_alive()]
+        if len(self._hanging) >= _MOST_HANGING:
+            return f"{len(self._hanging)} calls of its driver hang", False
         with self._state:
             self._generation += 1
             generation = self._generation
@@ -249,6 +250,7 @@ class LiveSource(Source):
             return "", had_frames
         if ended is not None:
             return ended, had_frames
+        self._hanging.append(thread)
         if opened:
             self._tell("stalled", f"{self.source_id} gave no frame for {stall_s:g} s", seconds=stall_s)
             return f"no frame for {stall_s:g} s", had_frames
@@ -268,13 +270,13 @@ class LiveSource(Source):
                     reason = self._pump(generation, connection)
             finally:
                 connection.close()
-        except Exception as error:
-            # A driver may raise anything; the supervisor goes on with the next connection.
+        except Exception as error:  # broad: a driver may raise anything, and the next connection is tried
             reason = f"{type(error).__name__}: {error}"
         finally:
             with self._state:
                 if generation == self._generation:
-                    self._ended = reason
+                    # A driver's own message may hold the address.
+                    self._ended = redact(reason)
                     self._state.notify_all()
 
     def _greet(self, generation: int, connection: Connection) -> bool:

@@ -57,7 +57,7 @@ def record_of(detection: Detection, model_sha256: str, *, image: str | None = No
     captured = datetime.fromtimestamp(detection.captured_at_s or 0.0, timezone.utc)
     return Record(
         time=captured.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        source=detection.source_id or "",
+        source=_writable(detection.source_id or ""),
         frame=-1 if detection.frame_index is None else int(detection.frame_index),
         score=float(detection.score),
         raw_score=float(detection.raw_score),
@@ -65,5 +65,10 @@ def record_of(detection: Detection, model_sha256: str, *, image: str | None = No
         anomalous=detection.is_anomalous,
         dropped=int(detection.dropped_before),
         model_sha256=model_sha256,
-        image=image,
+        image=None if image is None else _writable(image),
     )
+
+
+def _writable(text: str) -> str:
+    """Replace what no UTF-8 file takes: a path's bytes that are no text."""
+    return text.encode(errors="backslashreplace").decode()

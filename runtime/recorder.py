@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from cada_edge.errors import ConfigError
 from cada_edge.runtime.record import Record
 from cada_edge.runtime.sinks import Sink
-from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event
+from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event, tell
 
 __all__ = ["Recorder", "RecorderStats"]
 
@@ -90,8 +89,11 @@ class Recorder:
             return RecorderStats(self._written, waiting, self._lost, self._is_failing)
 
     def put(self, record: Record) -> None:
-        """Take a record over; it never waits."""
+        """Take a record over; it never waits. After `close` it counts as lost."""
         with self._changed:
+            if self._is_closing:
+                self._lost += 1
+                return
             self._waiting.append(record)
             if len(self._waiting) + self._in_hand > self._capacity:
                 self._waiting.popleft()
@@ -125,11 +127,7 @@ class Recorder:
 
     def _tell(self, kind: EventKind, message: str, **data: int) -> None:
         _log.log(logging.INFO if kind == "sink_recovered" else logging.WARNING, "%s", message)
-        if self._on_status is not None:
-            try:
-                self._on_status(make_event(kind, self._sink.path.name, message, **data))
-            except Exception:
-                _log.exception("The listener failed on the event %s", kind)
+        tell(self._on_status, make_event(kind, self._sink.path.name, message, **data))
 
     def _work(self) -> None:
         wait_s = self._first_wait_s
@@ -139,7 +137,7 @@ class Recorder:
                 break
             try:
                 self._sink.write(batch)
-            except (OSError, sqlite3.Error) as error:
+            except Exception as error:  # broad: whatever a sink raises, the records wait and are counted
                 self._put_back(batch)
                 self._fail(error)
                 if not self._rest_after_failure(wait_s):

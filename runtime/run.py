@@ -25,7 +25,7 @@ from cada_edge.runtime.run_options import RunOptions, RunStats
 from cada_edge.runtime.source_ahead import ReadAheadSource
 from cada_edge.runtime.source_base import Frame, Source
 from cada_edge.runtime.sources import open_source
-from cada_edge.runtime.stream_events import OnStatus, StatusEvent, make_event
+from cada_edge.runtime.stream_events import OnStatus, StatusEvent, make_event, tell
 
 if TYPE_CHECKING:
     from cada_edge.runtime.detector import Detector, InferredBatch, PreparedBatch
@@ -216,8 +216,7 @@ class Run:
             _log.exception("The run ended with an error of its own")
 
     def _tell(self, event: StatusEvent) -> None:
-        if self._listener is not None:
-            self._listener(event)
+        tell(self._listener, event)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do a stage's work; whatever it raises ends the whole run, and the first error is kept.

@@ -30,6 +30,7 @@ class Sink(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         """The file."""
+        self._opened: os.stat_result | None = None
 
     @abstractmethod
     def write(self, records: Sequence[Record]) -> None:
@@ -43,6 +44,17 @@ class Sink(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give the file back; harmless when called twice, and the next write opens it again."""
+
+    def _remember(self) -> None:
+        """Note which file was opened."""
+        self._opened = self.path.stat()
+
+    def _is_gone(self) -> bool:
+        """Tell whether that file was moved away, as log rotation does, removed or replaced."""
+        try:
+            return self._opened is None or not os.path.samestat(self._opened, self.path.stat())
+        except FileNotFoundError:
+            return True
 
 
 class _TextSink(Sink):
@@ -65,6 +77,7 @@ class _TextSink(Sink):
         if self._file is None or self._is_gone():
             self.close()
             self._open()
+            self._remember()
         assert self._file is not None
         text = self._lines(records) if self._size else self._header() + self._lines(records)
         data = text.encode()
@@ -86,14 +99,6 @@ class _TextSink(Sink):
         except OSError:
             _log.exception("%s cannot be cut back to its last whole record", self.path)
         self.close()
-
-    def _is_gone(self) -> bool:
-        """Tell whether the file was moved away, as log rotation does, or replaced."""
-        assert self._file is not None
-        try:
-            return not os.path.samestat(os.fstat(self._file), self.path.stat())
-        except FileNotFoundError:
-            return True
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,8 +154,10 @@ class SqliteSink(Sink):
 
     def write(self, records: Sequence[Record]) -> None:
         """Insert records in one transaction; see `Sink.write`."""
-        if self._connection is None:
+        if self._connection is None or self._is_gone():
+            self.close()
             self._connection = self._open()
+            self._remember()
         marks = ", ".join("?" * len(Record.columns()))
         try:
             with self._connection as transaction:

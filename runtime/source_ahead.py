@@ -7,7 +7,7 @@ import threading
 from cada_edge.errors import ImageReadError
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
 from cada_edge.runtime.source_base import Frame, Source
-from cada_edge.runtime.stream_events import OnStatus, StreamCounts, make_event
+from cada_edge.runtime.stream_events import OnStatus, StreamCounts, make_event, tell
 
 __all__ = ["ReadAheadSource"]
 
@@ -105,9 +105,8 @@ class ReadAheadSource(Source):
 
     def _tell_gap(self, frames: int) -> None:
         self._buffer.count_gap(frames)
-        if self._on_status is not None:
-            message = f"{frames} frames of {self.source_id} never came, by its own numbering"
-            self._on_status(make_event("gap", self.source_id, message, frames=frames))
+        message = f"{frames} frames of {self.source_id} never came, by its own numbering"
+        tell(self._on_status, make_event("gap", self.source_id, message, frames=frames))
 
     def _release(self) -> None:
         self._buffer.close()

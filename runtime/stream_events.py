@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["EventKind", "OnStatus", "StatusEvent", "StreamCounts", "make_event"]
+__all__ = ["EventKind", "OnStatus", "StatusEvent", "StreamCounts", "make_event", "tell"]
+
+_log = logging.getLogger(__name__)
 
 EventKind = Literal[
     "opened",
@@ -73,12 +76,22 @@ class StatusEvent:
 
 
 OnStatus = Callable[[StatusEvent], None]
-"""Called with each event, from any thread of the stream: it must be quick and must not raise."""
+"""Called with each event, from any thread of the stream: it must be quick. What it raises is logged."""
 
 
 def make_event(kind: EventKind, source_id: str, message: str, **data: Any) -> StatusEvent:
     """Make an event that happens now."""
     return StatusEvent(kind, source_id, message, time.time(), time.monotonic(), data)
+
+
+def tell(listener: OnStatus | None, event: StatusEvent) -> None:
+    """Hand an event to a listener, if there is one; whatever it raises, inspection goes on."""
+    if listener is None:
+        return
+    try:
+        listener(event)
+    except Exception:  # broad: the listener is the application's code
+        _log.exception("The listener of %s failed on the event %s", event.source_id, event.kind)
 
 
 @dataclass(frozen=True, slots=True)

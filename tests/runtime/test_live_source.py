@@ -104,6 +104,13 @@ def kinds(events: list[StatusEvent]) -> list[str]:
     return [event.kind for event in events]
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def add_up(source: LiveSource) -> bool:
     counts = source.counts
     return counts.captured == counts.delivered + counts.dropped + counts.corrupt + counts.waiting
@@ -178,6 +185,21 @@ def test_opening_that_hangs_is_left_behind(open_live: Open) -> None:
     source, events = open_live(DeviceDouble([OPENING_HANGS], [SMALL]))
     assert next(source).index == 0
     assert "not opened within 0.3 s" in events[0].message
+
+
+def test_a_driver_that_always_hangs_leaves_few_threads(open_live: Open) -> None:
+    _, events = open_live(DeviceDouble([OPENING_HANGS]), camera=CameraOptions(open_timeout_s=0.02))
+    wait_for(lambda: any("4 calls of its driver hang" in event.message for event in events))
+    wait_for(lambda: kinds(events).count("retrying") > 10)
+    hanging = [each for each in threading.enumerate() if each.name == "capture rtsp://***@cam/1"]
+    assert len(hanging) == 4
+
+
+def test_a_drivers_message_shows_no_secret(open_live: Open) -> None:
+    source, events = open_live(DeviceDouble([RuntimeError("cannot read rtsp://me:secret@cam/1")], [SMALL]))
+    assert next(source).index == 0
+    assert "cannot read rtsp://***@cam/1" in events[1].message
+    assert not any("secret" in str(event) for event in events)
 
 
 def test_a_slow_consumer_is_no_stall(open_live: Open) -> None:

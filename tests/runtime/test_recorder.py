@@ -63,7 +63,9 @@ def test_records_are_written_in_order_soon_and_without_waiting(tmp_path: Path) -
     connection.close()
 
 
-@pytest.mark.parametrize("error", [OSError("No space left on device"), sqlite3.OperationalError("locked")])
+@pytest.mark.parametrize(
+    "error", [OSError("No space left on device"), sqlite3.OperationalError("locked"), ValueError("own sink")]
+)
 def test_a_sink_that_fails_is_tried_again_and_nothing_is_lost(error: Exception) -> None:
     sink, events = SinkDouble(), list[StatusEvent]()
     recorder = Recorder(sink, on_status=events.append, interval_s=0.01, first_wait_s=0.01)
@@ -111,6 +113,8 @@ def test_close_tries_to_the_end_of_its_time_and_says_what_was_not_written() -> N
     assert recorder.close(0.3) == RecorderStats(0, 0, 4, True)
     assert events[-1].message == "4 records were not written to double.db"
     assert events[-1].data == {"lost": 4}
+    recorder.put(record(4))
+    assert recorder.stats == RecorderStats(0, 0, 5, True)
 
 
 def test_a_capacity_of_nothing_is_refused() -> None:

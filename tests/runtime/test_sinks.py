@@ -97,6 +97,16 @@ def test_a_record_says_what_a_detection_says() -> None:
     )
 
 
+def test_a_path_that_is_no_text_can_be_written(tmp_path: Path) -> None:
+    detection = Detection(score=1.0, raw_score=0.5, source_id="b\udcff")
+    found = record_of(detection, "ff", image="c\udcfe.jpg")
+    assert (found.source, found.image) == ("b\\udcff", "c\\udcfe.jpg")
+    sink = open_sink(tmp_path / "verdicts.jsonl")
+    sink.write([found])
+    sink.close()
+    assert read_back(tmp_path / "verdicts.jsonl") == [found]
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_written_is_read_back_and_appended_to(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "new" / f"verdicts ü.{suffix}"
@@ -159,14 +169,17 @@ def test_a_full_disk_leaves_whole_records(
     assert read_back(path) == [record(0), record(1)]
 
 
-def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
-    path = tmp_path / "verdicts.jsonl"
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path, suffix: str) -> None:
+    path, old = tmp_path / f"verdicts.{suffix}", tmp_path / "old" / f"verdicts.{suffix}"
     sink = open_sink(path)
     sink.write([record(0)])
-    path.rename(tmp_path / "old.jsonl")
+    old.parent.mkdir()
+    for file in tmp_path.glob("verdicts.*"):  # a database's log belongs to it
+        file.rename(old.with_name(file.name))
     sink.write([record(1)])
     sink.close()
-    assert read_back(tmp_path / "old.jsonl") == [record(0)]
+    assert read_back(old) == [record(0)]
     assert read_back(path) == [record(1)]
 
 
