@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cada_edge.errors import BackendError, ClosedError, ConfigError, FrameError, ModelMismatchError
+from cada_edge.errors import BackendError, ClosedError, ConfigError, ModelMismatchError
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.backend import Backend, Outputs, choose_backend
+from cada_edge.runtime.batches import InferredBatch, PreparedBatch, list_frames
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.preprocess import RESIZE_NAME, camera_batch, preprocess_batch
 from cada_edge.runtime.sources import Frame, open_source
@@ -30,35 +31,9 @@ if TYPE_CHECKING:
     from cada_edge.runtime.run_options import RunOptions
     from cada_edge.runtime.stream_events import OnStatus
 
-__all__ = ["Detector", "InferredBatch", "PreparedBatch"]
+__all__ = ["Detector"]
 
 _log = logging.getLogger(__name__)
-
-
-class PreparedBatch(NamedTuple):
-    """Frames as the model takes them."""
-
-    pixels: NDArray[np.uint8]
-    """uint8 (N, H, W, 3), BGR."""
-    records: list[Frame | None]
-    """Where each came from, (N,)."""
-    preprocess_ms: float
-    """Time that it took, in milliseconds."""
-
-
-class InferredBatch(NamedTuple):
-    """What the model gave for a batch."""
-
-    outputs: Outputs
-    """Of the model."""
-    records: list[Frame | None]
-    """Where each frame came from, (N,)."""
-    preprocess_ms: float
-    """Time of the first stage, in milliseconds."""
-    inference_ms: float
-    """Time of the model, in milliseconds."""
-    stages_ms: dict[str, float]
-    """Parts of it by the engine's own clock."""
 
 
 class Detector:
@@ -197,9 +172,7 @@ class Detector:
         with self._lock:
             if self._state == "closed":
                 raise ClosedError(f"The detector of {self.path} is closed. Make a new Detector to go on.")
-            if self._state == "open" and self._backend.has_owner:
-                self._backend.close()
-                self._state = "new"
+            self.give_back()
 
     def give_back(self) -> None:
         """Undo `lend`, in the thread that opened the model: the next call opens it again."""
@@ -267,7 +240,7 @@ class Detector:
             FrameError: There is no frame, or one cannot be used.
         """
         started = time.perf_counter()
-        frames = _as_list(frames)
+        frames = list_frames(frames)
         records = [frame if isinstance(frame, Frame) else None for frame in frames]
         images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
         if self.frame_hw is None:
@@ -401,21 +374,6 @@ class Detector:
                 )
             )
         return detections
-
-
-def _as_list(frames: Sequence[NDArray[Any] | Frame]) -> list[NDArray[Any] | Frame]:
-    """Refuse one frame where several are wanted: its rows would pass for grey frames."""
-    if isinstance(frames, Frame) or (isinstance(frames, np.ndarray) and frames.ndim != 4):
-        raise FrameError(
-            f"One frame came to batch ({getattr(frames, 'shape', 'Frame')}); wanted a list of frames or an "
-            "array of shape (N, H, W, 3). Call detector(frame), or pass [frame]."
-        )
-    try:
-        return list(frames)
-    except TypeError as error:
-        raise FrameError(
-            f"A {type(frames).__name__} came to batch; wanted a list of frames. Pass [frame, ...]."
-        ) from error
 
 
 def _is_clamped(mean: float, maximum: float, floor: float) -> bool:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cada_edge.errors import ConfigError, ImageReadError, SourceError, SourceLostError
+from cada_edge.errors import ConfigError, SourceError, SourceLostError
+from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress, redact
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
-from cada_edge.runtime.source_base import Frame, Source
-from cada_edge.runtime.stream_events import EventKind, OnStatus, StreamCounts, make_event, tell
+from cada_edge.runtime.source_base import Frame
+from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event, tell
 
 __all__ = ["LiveSource", "Reconnect"]
 
@@ -76,7 +77,7 @@ class Connection(Protocol):
         """Give the connection back."""
 
 
-class LiveSource(Source):
+class LiveSource(BufferedSource):
     """Frames of a camera or stream, the newest first of all; never an invented one.
 
     A thread of its own takes the frames as they come, so that none grows old in a driver's buffer. When the
@@ -114,13 +115,12 @@ class LiveSource(Source):
         Raises:
             ConfigError: A policy and capacity that do not fit.
         """
-        super().__init__(source_id or address.name, on_error="skip")
+        super().__init__(source_id or address.name, FrameBuffer(policy, capacity, changed=changed))
         self._address = address
         self._camera = camera or CameraOptions()
         self._reconnect = reconnect or Reconnect()
         self._on_status = on_status
         self._connect = connect
-        self._buffer = FrameBuffer(policy, capacity, changed=changed)
         self._state = threading.Condition()
         self._stopping = False
         self._generation = 0
@@ -136,29 +136,6 @@ class LiveSource(Source):
             target=self._supervise, name=f"supervisor {address.name}", daemon=True
         )
         self._supervisor.start()
-
-    @property
-    def buffer(self) -> FrameBuffer:
-        """Where the frames wait."""
-        return self._buffer
-
-    @property
-    def counts(self) -> StreamCounts:
-        """What became of the frames so far."""
-        return self._buffer.counts
-
-    @property
-    def delivered(self) -> int:
-        """Number of frames handed out so far."""
-        return self._buffer.counts.delivered
-
-    @property
-    def corrupt(self) -> int:
-        """Number of frames so far that could not be decoded."""
-        return self._buffer.counts.corrupt
-
-    def _read(self) -> Frame | ImageReadError | None:
-        return self._buffer.take()
 
     def _release(self) -> None:
         with self._state:

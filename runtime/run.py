@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cada_edge.errors import FrameError, SourceError, SourceLostError
+from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.handoff import Handoff
 from cada_edge.runtime.live_source import LiveSource
@@ -28,7 +29,8 @@ from cada_edge.runtime.sources import open_source
 from cada_edge.runtime.stream_events import OnStatus, StatusEvent, make_event, tell
 
 if TYPE_CHECKING:
-    from cada_edge.runtime.detector import Detector, InferredBatch, PreparedBatch
+    from cada_edge.runtime.batches import InferredBatch, PreparedBatch
+    from cada_edge.runtime.detector import Detector
 
 __all__ = ["OnResult", "Run"]
 
@@ -87,8 +89,8 @@ class Run:
         for thread in self._threads:
             thread.start()
 
-    def _open(self, sources: Sequence[Any]) -> dict[str, LiveSource | ReadAheadSource]:
-        opened: dict[str, LiveSource | ReadAheadSource] = {}
+    def _open(self, sources: Sequence[Any]) -> dict[str, BufferedSource]:
+        opened: dict[str, BufferedSource] = {}
         options = self._options
         try:
             for source in sources:
@@ -103,7 +105,7 @@ class Run:
                     changed=self._changed,
                 )
                 is_live = isinstance(found, LiveSource)
-                if isinstance(source, Source) or not isinstance(found, LiveSource | ReadAheadSource):
+                if isinstance(source, Source) or not isinstance(found, BufferedSource):
                     found = ReadAheadSource(
                         found,
                         policy=options.policy or "block",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 
-from cada_edge.errors import ImageReadError
+from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
-from cada_edge.runtime.source_base import Frame, Source
-from cada_edge.runtime.stream_events import OnStatus, StreamCounts, make_event, tell
+from cada_edge.runtime.source_base import Source
+from cada_edge.runtime.stream_events import OnStatus, make_event, tell
 
 __all__ = ["ReadAheadSource"]
 
 
-class ReadAheadSource(Source):
+class ReadAheadSource(BufferedSource):
     """Frames of another source, captured in a thread while those before them are inspected.
 
     With ``latest`` or ``drop-oldest`` a generator around a camera becomes a live source; with ``block`` files
@@ -38,41 +38,17 @@ class ReadAheadSource(Source):
             on_status: Called with an event for each gap.
             changed: As for `FrameBuffer`.
         """
-        super().__init__(source.source_id, on_error="skip")
+        super().__init__(source.source_id, FrameBuffer(policy, capacity, changed=changed))
         self._source = source
         self._on_status = on_status
-        self._buffer = FrameBuffer(policy, capacity, changed=changed)
         self._corrupt_seen = 0
         self._thread = threading.Thread(target=self._pump, name=f"capture {source.source_id}", daemon=True)
         self._thread.start()
 
     @property
-    def buffer(self) -> FrameBuffer:
-        """Where the frames wait."""
-        return self._buffer
-
-    @property
     def length(self) -> int | None:
         """Number of frames of the source."""
         return self._source.length
-
-    @property
-    def counts(self) -> StreamCounts:
-        """What became of the frames so far."""
-        return self._buffer.counts
-
-    @property
-    def delivered(self) -> int:
-        """Number of frames handed out so far."""
-        return self._buffer.counts.delivered
-
-    @property
-    def corrupt(self) -> int:
-        """Number of frames so far that could not be read."""
-        return self._buffer.counts.corrupt
-
-    def _read(self) -> Frame | ImageReadError | None:
-        return self._buffer.take()
 
     def _pump(self) -> None:
         last: int | None = None
