@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cada_edge.benchmarks.machine import describe_machine
+from cada_edge.runtime.openvino_core import openvino_core
 from cada_edge.trainer.scoring import TOP_K_LIMIT, top_count, top_mean_by_bisection
 
 __all__ = ["KINDS", "TopMeanFigures", "engine", "export_top_mean", "main", "measure"]
@@ -120,10 +121,8 @@ def engine(
             return np.asarray(session.run(["score"], {"maps": maps})[0], np.float32)
 
         return run
-    import openvino
-
     settings: Any = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    compiled = openvino_core().compile_model(path, "CPU", settings)
     return lambda maps: np.array(compiled(maps)[0], np.float32)
 
 

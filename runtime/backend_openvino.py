@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cada_edge.errors import BackendError, ClosedError
 from cada_edge.runtime.backend import OUTPUT_NAMES, InputSpec, Outputs, require_outputs
+from cada_edge.runtime.openvino_core import openvino_core
 
 __all__ = ["OpenVinoBackend"]
 
@@ -28,7 +29,6 @@ class OpenVinoBackend:
         self._path = path
         self._threads = threads
         self._model: Any = None
-        self._core: Any = None
         self._requests: OrderedDict[int, Any] = OrderedDict()
         self._spec: InputSpec | None = None
 
@@ -64,9 +64,8 @@ class OpenVinoBackend:
         """
         import openvino
 
-        self._core = openvino.Core()
         try:
-            self._model = self._core.read_model(self._path)
+            self._model = openvino_core().read_model(self._path)
         except RuntimeError as error:
             raise BackendError(
                 f"OpenVINO {openvino.__version__} refuses {self._path}: {error} "
@@ -89,7 +88,7 @@ class OpenVinoBackend:
         try:
             model = self._model.clone()
             model.reshape({self.spec.name: [batch, height, width, 3]})
-            compiled = self._core.compile_model(model, "CPU", options)
+            compiled = openvino_core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise BackendError(
                 f"OpenVINO cannot compile {self._path} for batches of {batch}: {error}"
@@ -133,4 +132,3 @@ class OpenVinoBackend:
         """Free the compiled models; harmless when called twice."""
         self._requests.clear()
         self._model = None
-        self._core = None
