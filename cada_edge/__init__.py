@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cada_edge.runtime.detection import Detection
     from cada_edge.runtime.detector import Detector
     from cada_edge.runtime.draw import draw
+    from cada_edge.runtime.inspection_log import InspectionLog
     from cada_edge.runtime.live_source import Reconnect
     from cada_edge.runtime.run import Run
     from cada_edge.runtime.run_options import RunOptions
@@ -62,6 +63,7 @@ __all__ = [
     "FrameError",
     "ImageReadError",
     "InputError",
+    "InspectionLog",
     "Manifest",
     "ManifestError",
     "MissingExtraError",
@@ -86,6 +88,7 @@ _HOMES = {
     "Detection": "cada_edge.runtime.detection",
     "Detector": "cada_edge.runtime.detector",
     "Frame": "cada_edge.runtime.sources",
+    "InspectionLog": "cada_edge.runtime.inspection_log",
     "Manifest": "cada_edge.manifest",
     "Reconnect": "cada_edge.runtime.live_source",
     "Run": "cada_edge.runtime.run",

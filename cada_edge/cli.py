@@ -7,19 +7,18 @@ Results go to stdout, logs and progress to stderr. Exit codes: 0 fine; 1 a check
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import sys
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cada_edge import __version__
 from cada_edge.cli_export import export
+from cada_edge.cli_predict import predict
 from cada_edge.cli_reproduce import reproduce
 from cada_edge.cli_training import demo, train
 from cada_edge.errors import CadaEdgeError, ConfigError
@@ -33,9 +32,6 @@ from cada_edge.options import (
     read_bytes,
     threads_option,
 )
-
-if TYPE_CHECKING:
-    from cada_edge.runtime.stream_events import StatusEvent
 
 __all__ = ["main"]
 
@@ -197,87 +193,6 @@ def verify(model: Path, backend: str, threads: int | None, as_json: bool) -> Non
 
     parity = run(model, backend=backend, threads=threads)
     print_result(parity, as_json=as_json, text=lambda: f"parity  {format_parity(parity)}")
-
-
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("source")
-@click.option("--save", type=click.Path(path_type=Path), default=None, help="Folder for annotated images.")
-@click.option(
-    "--record",
-    "records",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="File that verdicts are appended to: .db (SQLite), .jsonl or .csv; may be given again.",
-)
-@click.option(
-    "--threshold", type=float, default=None, show_default="the model's own", help="Of the aligned score."
-)
-@click.option("--skip-unreadable", is_flag=True, help="Go on after an image that cannot be read.")
-@click.option(
-    "--reconnect-limit",
-    type=click.IntRange(min=0),
-    default=None,
-    show_default="none",
-    help="Failed attempts in a row after which a lost live source is given up (exit code 4).",
-)
-@backend_option
-@threads_option
-@json_option
-def predict(
-    model: Path,
-    source: str,
-    save: Path | None,
-    records: tuple[Path, ...],
-    threshold: float | None,
-    skip_unreadable: bool,
-    reconnect_limit: int | None,
-    backend: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Inspect SOURCE with MODEL, one line per frame.
-
-    SOURCE is an image, folder, glob, list file (.txt) or video, or a live source: a webcam's index,
-    /dev/video0, csi://0, rtsp:// and other URLs, or a GStreamer pipeline. A lost live source is opened again.
-    """
-    from cada_edge.runtime.detector import Detector
-    from cada_edge.runtime.draw import draw
-    from cada_edge.runtime.images import write_image
-    from cada_edge.runtime.live_source import Reconnect
-    from cada_edge.runtime.record import record_of
-    from cada_edge.runtime.recorder import Recorder
-    from cada_edge.runtime.sinks import open_sink
-    from cada_edge.runtime.sources import open_source
-
-    def tell(event: StatusEvent) -> None:
-        click.echo(f"{event.kind}: {event.message}", err=True)
-
-    with ExitStack() as stack:
-        detector = stack.enter_context(Detector(model, backend=backend, threshold=threshold, threads=threads))
-        recorders = []
-        for path in records:
-            recorders.append(Recorder(open_sink(path), on_status=tell))
-            stack.callback(recorders[-1].close)
-        frames = stack.enter_context(
-            open_source(
-                source,
-                on_error="skip" if skip_unreadable else "raise",
-                reconnect=Reconnect(limit=reconnect_limit),
-                on_status=tell,
-            )
-        )
-        for frame in frames:
-            detection = detector(frame)
-            click.echo(json.dumps(detection.to_dict()) if as_json else repr(detection))
-            image = None
-            if save is not None:
-                stem = frame.path.stem if frame.path is not None else "frame"
-                image = save / f"{frame.index:06d}_{stem}.jpg"
-                write_image(image, draw(frame.image, detection))
-            for recorder in recorders:
-                saved = None if image is None else str(image)
-                recorder.put(record_of(detection, detector.manifest.model_sha256, image=saved))
 
 
 main.add_command(predict)

@@ -1,4 +1,4 @@
-"""Verdicts on their way to the disk: never in the way of inspection, and none lost without a word."""
+"""Verdicts and pictures on their way to the disk: never in the way of inspection, none lost unsaid."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, Literal
 
 from cada_edge.errors import ConfigError
-from cada_edge.runtime.record import Record
-from cada_edge.runtime.sinks import Sink
+from cada_edge.runtime.sink_base import ItemT, Sink
 from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event, tell
 
 __all__ = ["Recorder", "RecorderStats"]
@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 30.0
 _BATCH = 5000
 """Records in one transaction: after a long failure memory and the time of a write stay bounded."""
+_OVERFLOW_EVERY_S = 10.0
+"""Shortest time between two events of a full queue."""
 
 
 @dataclass(frozen=True)
@@ -37,31 +39,34 @@ class RecorderStats:
     """Whether the last write failed."""
 
 
-class Recorder:
+class Recorder(Generic[ItemT]):
     """Writes records to one sink in a thread of its own.
 
     A record is on the disk within a second of its verdict, as long as the sink takes it. A sink that fails is
-    tried again and again; until then records wait in memory, and beyond the capacity the oldest are given up
-    and counted.
+    tried again and again; until then records wait in memory, and beyond the capacity some are given up and
+    counted.
     """
 
     def __init__(
         self,
-        sink: Sink,
+        sink: Sink[ItemT],
         *,
         on_status: OnStatus | None = None,
         interval_s: float = 0.25,
         first_wait_s: float = 0.5,
         capacity: int = 100_000,
+        keep: Literal["newest", "oldest"] = "newest",
     ) -> None:
         """Start to write.
 
         Args:
             sink: It belongs to this one from now on, and is closed with it.
-            on_status: Called with ``sink_failed`` and ``sink_recovered``, from the writing thread.
+            on_status: Called with ``sink_failed`` and ``sink_recovered`` from the writing thread, and with
+                ``sink_full`` from the one that puts.
             interval_s: Longest time that records are gathered for one write, in seconds.
             first_wait_s: Wait after a failed write; it doubles up to 30 s.
             capacity: Most records that wait, at least 1; 100,000 are about 50 MB.
+            keep: Which of them stay when there are more: the newest, or those that were there first.
 
         Raises:
             ConfigError: An impossible capacity.
@@ -73,7 +78,9 @@ class Recorder:
         self._interval_s = interval_s
         self._first_wait_s = first_wait_s
         self._capacity = capacity
-        self._waiting: deque[Record] = deque()
+        self._keep = keep
+        self._overflow_told_s = float("-inf")
+        self._waiting: deque[ItemT] = deque()
         self._changed = threading.Condition()
         self._written = self._lost = self._in_hand = 0
         self._is_failing = self._is_closing = False
@@ -88,18 +95,40 @@ class Recorder:
             waiting = len(self._waiting) + self._in_hand
             return RecorderStats(self._written, waiting, self._lost, self._is_failing)
 
-    def put(self, record: Record) -> None:
-        """Take a record over; it never waits. After `close` it counts as lost."""
+    def put(self, record: ItemT) -> bool:
+        """Take a record over; it never waits. After `close` it counts as lost.
+
+        Returns:
+            Whether it was taken.
+        """
         with self._changed:
             if self._is_closing:
                 self._lost += 1
-                return
-            self._waiting.append(record)
-            if len(self._waiting) + self._in_hand > self._capacity:
-                self._waiting.popleft()
+                return False
+            is_full = len(self._waiting) + self._in_hand >= self._capacity
+            is_taken = not is_full or (self._keep == "newest" and bool(self._waiting))
+            if is_full:
                 self._lost += 1
-            if len(self._waiting) == 1:
-                self._changed.notify_all()
+            if is_taken:
+                if is_full:
+                    self._waiting.popleft()
+                self._waiting.append(record)
+                if len(self._waiting) == 1:
+                    self._changed.notify_all()
+            lost = self._lost
+        if is_full:
+            self._tell_overflow(lost)
+        return is_taken
+
+    def _tell_overflow(self, lost: int) -> None:
+        now = time.monotonic()
+        if now - self._overflow_told_s >= _OVERFLOW_EVERY_S:
+            self._overflow_told_s = now
+            self._tell(
+                "sink_full",
+                f"{self._sink.path} does not keep up; {lost} of what was to be written there are given up",
+                lost=lost,
+            )
 
     def close(self, timeout_s: float = 5.0) -> RecorderStats:
         """Write what waits, and end; harmless when called twice.
@@ -148,7 +177,7 @@ class Recorder:
             self._succeed(len(batch))
         self._sink.close()
 
-    def _next_batch(self) -> list[Record] | None:
+    def _next_batch(self) -> list[ItemT] | None:
         """Wait for records, gather some more for a moment, and take them; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closing)
@@ -159,7 +188,7 @@ class Recorder:
             self._in_hand = len(batch)
             return batch
 
-    def _put_back(self, batch: Sequence[Record]) -> None:
+    def _put_back(self, batch: Sequence[ItemT]) -> None:
         with self._changed:
             self._waiting.extendleft(reversed(batch))
             self._in_hand = 0

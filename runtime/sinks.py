@@ -12,52 +12,20 @@ import json
 import logging
 import os
 import sqlite3
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 from cada_edge.errors import ConfigError, OutputError
 from cada_edge.runtime.record import Record
+from cada_edge.runtime.sink_base import Sink
 
 __all__ = ["CsvSink", "JsonLinesSink", "Sink", "SqliteSink", "open_sink"]
 
 _log = logging.getLogger(__name__)
 
 
-class Sink(ABC):
-    """Where verdicts are written."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        """The file."""
-        self._opened: os.stat_result | None = None
-
-    @abstractmethod
-    def write(self, records: Sequence[Record]) -> None:
-        """Append records and bring them to the disk: all of them, or none when it raises.
-
-        Raises:
-            OSError: The file or the disk does not take them; it may be tried again.
-            sqlite3.Error: The same, of a database.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give the file back; harmless when called twice, and the next write opens it again."""
-
-    def _remember(self) -> None:
-        """Note which file was opened."""
-        self._opened = self.path.stat()
-
-    def _is_gone(self) -> bool:
-        """Tell whether that file was moved away, as log rotation does, removed or replaced."""
-        try:
-            return self._opened is None or not os.path.samestat(self._opened, self.path.stat())
-        except FileNotFoundError:
-            return True
-
-
-class _TextSink(Sink):
+class _TextSink(Sink[Record]):
     """A text file with one record a line."""
 
     def __init__(self, path: Path) -> None:
@@ -145,7 +113,7 @@ class CsvSink(_TextSink):
         return _csv_lines(rows)
 
 
-class SqliteSink(Sink):
+class SqliteSink(Sink[Record]):
     """A table ``verdicts`` in a database with a write-ahead log: it can be read while it is written."""
 
     def __init__(self, path: Path) -> None:
@@ -196,7 +164,7 @@ class SqliteSink(Sink):
             connection.close()
 
 
-_KINDS: dict[str, type[Sink]] = {
+_KINDS: dict[str, type[Sink[Record]]] = {
     ".jsonl": JsonLinesSink,
     ".csv": CsvSink,
     ".db": SqliteSink,
@@ -205,7 +173,7 @@ _KINDS: dict[str, type[Sink]] = {
 }
 
 
-def open_sink(path: str | Path) -> Sink:
+def open_sink(path: str | Path) -> Sink[Record]:
     """Choose a sink by a file's extension, and check that it can be written.
 
     Args:

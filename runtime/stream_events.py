@@ -25,6 +25,7 @@ EventKind = Literal[
     "refused",
     "sink_failed",
     "sink_recovered",
+    "sink_full",
 ]
 """What happened:
 
@@ -38,7 +39,8 @@ EventKind = Literal[
 * ``gave_up``: the limit of attempts is reached.
 * ``ended``: it has no more frames.
 * ``refused``: a frame of it cannot be inspected, as one of another size than the model's fixed one.
-* ``sink_failed``, ``sink_recovered``: verdicts could not be written there; they can again.
+* ``sink_failed``, ``sink_recovered``: verdicts or pictures could not be written there; they can again.
+* ``sink_full``: more came than can be written there, and `data["lost"]` of them were given up.
 """
 
 

@@ -15,7 +15,8 @@ import pytest
 from cada_edge.errors import ConfigError
 from cada_edge.runtime.record import Record
 from cada_edge.runtime.recorder import Recorder, RecorderStats
-from cada_edge.runtime.sinks import Sink, open_sink
+from cada_edge.runtime.sink_base import Sink
+from cada_edge.runtime.sinks import open_sink
 from cada_edge.runtime.stream_events import StatusEvent
 
 
@@ -23,7 +24,7 @@ def record(frame: int) -> Record:
     return Record("2026-11-24T03:00:00.000000Z", "cam", frame, 1.0, 0.5, 1.0, False, 0, "ab", None)
 
 
-class SinkDouble(Sink):
+class SinkDouble(Sink[Record]):
     """Keeps records in memory, and fails when told to; a double, for failures at a wanted moment."""
 
     def __init__(self) -> None:

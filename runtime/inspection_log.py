@@ -1,0 +1,175 @@
+"""Everything that is kept of an inspection: verdicts, images of rejects or of all frames, a video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from cada_edge.runtime.detection import Detection
+from cada_edge.runtime.picture_sinks import (
+    ImageSink,
+    Picture,
+    RejectSink,
+    VideoSink,
+    file_label,
+    make_folder,
+)
+from cada_edge.runtime.record import Record, record_of
+from cada_edge.runtime.recorder import Recorder, RecorderStats
+from cada_edge.runtime.sinks import open_sink
+from cada_edge.runtime.source_base import Frame
+from cada_edge.runtime.stream_events import OnStatus
+
+if TYPE_CHECKING:
+    from cada_edge.runtime.detector import Detector
+
+__all__ = ["InspectionLog"]
+
+_PICTURES = 16
+"""Most pictures that wait for one folder or video: 100 MB of 1080p frames."""
+
+
+class InspectionLog:
+    """Keeps verdicts and pictures, each kind written by a thread of its own; inspection never waits for it.
+
+    A verdict is on the disk within a second, also after a kill or a loss of power. Pictures are best effort:
+    where more come than the disk takes, those that find no room are given up, counted and told by an event,
+    and their records name no image. What a sink cannot write waits and is tried again.
+
+    Example:
+        >>> from cada_edge import Detector, InspectionLog
+        >>> with Detector("model.onnx") as detector:  # doctest: +SKIP
+        ...     with InspectionLog(detector, records=["line.db"], rejects="rejects") as log:
+        ...         detector.run("rtsp://left/1", on_result=log.put).join()
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        records: Sequence[str | Path] = (),
+        images: str | Path | None = None,
+        rejects: str | Path | None = None,
+        rejects_limit_bytes: int | None = 10 << 30,
+        video: str | Path | None = None,
+        video_fps: float = 25.0,
+        per_source: bool = False,
+        on_status: OnStatus | None = None,
+    ) -> None:
+        """Open every file and folder now, so that a wrong path fails here and not in the night.
+
+        Args:
+            detector: Its model's sha256 goes into every record.
+            records: Files that verdicts are appended to: .db (SQLite), .jsonl or .csv.
+            images: Folder for annotated images of all frames.
+            rejects: Folder for annotated images of anomalous frames alone.
+            rejects_limit_bytes: Most bytes of all rejects' images in it; the oldest are deleted. None for no
+                limit.
+            video: File for an annotated video of all frames: .mkv, .avi or .mp4.
+            video_fps: Frames a second at which it plays.
+            per_source: Whether each source has its own folder within `images` and its own video,
+                NAME_SOURCE: for several sources.
+            on_status: Called with ``sink_failed``, ``sink_recovered`` and ``sink_full``.
+
+        Raises:
+            ConfigError: A file's extension is none of those, or a limit or rate is impossible.
+            OutputError: A file or folder cannot be written.
+        """
+        self._model_sha256 = detector.manifest.model_sha256
+        self._on_status = on_status
+        self._per_source = per_source
+        self._images = None if images is None else Path(images)
+        self._video = None if video is None else Path(video)
+        self._video_fps = video_fps
+        self._image_sinks: dict[str, tuple[ImageSink, Recorder[Picture]]] = {}
+        self._videos: dict[str, Recorder[Picture]] = {}
+        self._all: dict[str, Recorder[Any]] = {}
+        self._records: list[Recorder[Record]] = []
+        self._rejects: tuple[RejectSink, Recorder[Picture]] | None = None
+        try:
+            for path in records:
+                self._records.append(Recorder(open_sink(path), on_status=on_status))
+                self._all[str(path)] = self._records[-1]
+            if self._images is not None:
+                make_folder(self._images)
+            if self._video is not None:
+                make_folder(self._video.parent)
+                VideoSink(self._video, fps=video_fps)
+            if rejects is not None:
+                sink = RejectSink(Path(rejects), limit_bytes=rejects_limit_bytes)
+                self._rejects = (sink, self._pictures(sink))
+        except BaseException:
+            self.close()
+            raise
+
+    def put(self, detection: Detection, frame: Frame) -> None:
+        """Keep what is wanted of a detection and its frame; it never waits. For `Detector.run`'s on_result.
+
+        Args:
+            detection: Of the frame.
+            frame: Its image must not be written to afterwards.
+        """
+        image: Path | None = None
+        name = file_label(frame.source_id) if self._per_source else ""
+        chosen = self._rejects if self._rejects is not None and detection.is_anomalous else None
+        for found in (self._image_sink(name), chosen):
+            if found is not None:
+                sink, recorder = found
+                path = sink.name(frame)
+                if recorder.put(Picture(path, detection, frame)):
+                    # The reject's image, where there are both.
+                    image = path
+        video = self._video_of(name)
+        if video is not None:
+            assert self._video is not None
+            video.put(Picture(self._video, detection, frame))
+        if self._records:
+            record = record_of(detection, self._model_sha256, image=None if image is None else str(image))
+            for recorder_of_records in self._records:
+                recorder_of_records.put(record)
+
+    def _image_sink(self, name: str) -> tuple[ImageSink, Recorder[Picture]] | None:
+        if self._images is None:
+            return None
+        if name not in self._image_sinks:
+            sink = ImageSink(self._images / name)
+            self._image_sinks[name] = (sink, self._pictures(sink))
+        return self._image_sinks[name]
+
+    def _video_of(self, name: str) -> Recorder[Picture] | None:
+        if self._video is None:
+            return None
+        if name not in self._videos:
+            path = self._video.with_stem(f"{self._video.stem}_{name}") if name else self._video
+            self._videos[name] = self._pictures(VideoSink(path, fps=self._video_fps))
+        return self._videos[name]
+
+    def _pictures(self, sink: ImageSink | VideoSink) -> Recorder[Picture]:
+        recorder: Recorder[Picture] = Recorder(
+            sink, on_status=self._on_status, interval_s=0.0, capacity=_PICTURES, keep="oldest"
+        )
+        self._all[str(sink.path)] = recorder
+        return recorder
+
+    @property
+    def stats(self) -> dict[str, RecorderStats]:
+        """Path of each file and folder -> what became of what was put there."""
+        return {name: recorder.stats for name, recorder in self._all.items()}
+
+    def close(self) -> dict[str, RecorderStats]:
+        """Write what waits, and end; harmless when called twice.
+
+        Returns:
+            What became of everything, as in `stats`.
+        """
+        return {name: recorder.close() for name, recorder in self._all.items()}
+
+    def __enter__(self) -> InspectionLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

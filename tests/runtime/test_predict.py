@@ -1,0 +1,181 @@
+"""`cada-edge predict` as a service: several sources, files that are kept, and the ways in which it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cada_edge.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five images of growing brightness."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for index in range(5):
+        cv2.imwrite(str(folder / f"part{index}.png"), np.full((30, 40, 3), 40 * index, np.uint8))
+    return folder
+
+
+@pytest.fixture
+def endless(folder: Path) -> Path:
+    """A source that outlasts every test: a list of the same images, again and again."""
+    path = folder.parent / "endless.txt"
+    path.write_text("".join(f"parts/part{index % 5}.png\n" for index in range(50_000)))
+    return path
+
+
+def predict(*arguments: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(main, ["predict", *map(str, arguments)])
+    assert result.exit_code == code, result.stderr
+    return result
+
+
+def test_several_sources_are_inspected_together(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    result = predict(
+        *(tiny_model, folder, folder / "part0.png", folder / "part4.png"),
+        *("--json", "--batch", 3, "--batch-timeout", 50, "--save", tmp_path / "all"),
+        *("--record", tmp_path / "line.db"),
+    )
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    of_folder = [line["frame_index"] for line in lines if line["source_id"] == str(folder)]
+    assert of_folder == [0, 1, 2, 3, 4]
+    assert sorted(line["source_id"] for line in lines if line["source_id"] != str(folder)) == [
+        str(folder / "part0.png"),
+        str(folder / "part4.png"),
+    ]
+    assert "inspected 7 frames in" in result.stderr
+    assert "0 dropped, 0 corrupt, 0 refused; latency" in result.stderr
+    assert sorted(len(list(each.iterdir())) for each in (tmp_path / "all").iterdir()) == [1, 1, 5]
+    connection = sqlite3.connect(tmp_path / "line.db")
+    assert connection.execute("SELECT count(*), count(image) FROM verdicts").fetchone() == (7, 7)
+    connection.close()
+
+
+def test_rejects_alone_are_saved_within_their_limit(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    scores = [json.loads(line)["score"] for line in predict(tiny_model, folder, "--json").stdout.splitlines()]
+    threshold = sorted(scores)[2]
+    run = (tiny_model, folder, "--threshold", threshold, "--quiet", "--save-rejects", tmp_path / "rejects")
+    result = predict(*run, "--record", tmp_path / "line.jsonl")
+    assert result.stdout == ""
+    assert "2 anomalous" in result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
+    assert [row["image"] is not None for row in rows] == [score > threshold for score in scores]
+    saved = list((tmp_path / "rejects").iterdir())
+    assert len(saved) == 2
+    largest = max(path.stat().st_size for path in saved)
+    predict(*run, "--rejects-limit", f"{largest + 1}B")
+    assert len(list((tmp_path / "rejects").iterdir())) == 1
+
+
+def test_a_video_has_a_frame_for_each_line(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    predict(tiny_model, folder, "--save-video", tmp_path / "line.avi", "--video-fps", 5)
+    capture = cv2.VideoCapture(str(tmp_path / "line.avi"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    assert capture.get(cv2.CAP_PROP_FPS) == 5
+    capture.release()
+
+
+def test_bad_options_end_before_anything_runs(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    assert (
+        "has the extension '.gif'"
+        in predict(tiny_model, folder, "--save-video", tmp_path / "a.gif", code=2).stderr
+    )
+    assert "GiB" in predict(tiny_model, folder, "--rejects-limit", "10", code=2).stderr
+    assert "Missing argument 'SOURCE...'" in predict(tiny_model, code=2).stderr
+    (tmp_path / "file").write_bytes(b"")
+    result = predict(tiny_model, folder, "--save-rejects", tmp_path / "file", code=2)
+    assert "cannot be written to" in result.stderr
+    assert result.stdout == ""
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    # A shell that starts a job in the background has it ignore the signal; predict then leaves it so.
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from cada_edge.cli import main; main(sys.argv[1:])"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script, "predict", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_in_order(
+    tiny_model: Path, endless: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    record, video = tmp_path / "line.db", tmp_path / "line.mp4"
+    running = start(tiny_model, endless, "--json", "--record", record, "--save-video", video)
+    assert running.stdout is not None
+    lines = [running.stdout.readline() for _ in range(20)]
+    running.send_signal(number)
+    rest, said = running.communicate(timeout=60)
+    assert running.returncode == code, said
+    lines += rest.splitlines(keepends=True)
+    scores = [json.loads(line)["score"] for line in lines]
+    # Every line that was printed is in the record, which was closed: no write-ahead log is left.
+    assert sorted(path.name for path in tmp_path.glob("line.db*")) == ["line.db"]
+    connection = sqlite3.connect(record)
+    assert [row[0] for row in connection.execute("SELECT score FROM verdicts ORDER BY id")] == scores
+    connection.close()
+    assert f"inspected {len(scores)} frames in" in said
+    assert "Traceback" not in said
+    capture = cv2.VideoCapture(str(video))
+    assert capture.read()[0], "the video was not closed"
+    capture.release()
+
+
+def test_a_second_ctrl_c_waits_for_nothing(tiny_model: Path, endless: Path, tmp_path: Path) -> None:
+    running = start(tiny_model, endless)
+    assert running.stdout is not None
+    running.stdout.readline()
+    # Nobody reads on: the pipe is full and no verdict can be delivered, so that an end in order never comes.
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    try:
+        running.wait(timeout=20)
+    finally:
+        running.kill()
+        running.communicate()
+    assert running.returncode == 130
+
+
+def test_a_reader_that_goes_away_ends_it(tiny_model: Path, endless: Path) -> None:
+    running = start(tiny_model, endless)
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.readline()
+    running.stdout.close()
+    with running.stderr as stream:
+        said = stream.read()
+    assert running.wait(timeout=60) == 0
+    assert "Traceback" not in said
+
+
+def test_a_lost_source_is_given_up_with_exit_code_4(tiny_model: Path, folder: Path) -> None:
+    nowhere = "rtsp://somebody:secret@127.0.0.1:9/line"
+    result = predict(tiny_model, folder, nowhere, "--reconnect-limit", 0, code=4)
+    # The other source is inspected to its end.
+    assert result.stdout.count("Detection(") == 5
+    assert "lost: " in result.stderr
+    assert "secret" not in result.output
