@@ -301,6 +301,12 @@ _DEFAULT = StudyConfig()
 )
 @click.option("--size", default=_DEFAULT.size, show_default=True, help="Side of the images, in pixels.")
 @click.option("--iterations", default=_DEFAULT.iterations, show_default=True, help="Steps of each base.")
+@click.option(
+    "--aligner-iterations",
+    default=_DEFAULT.aligner_iterations,
+    show_default=True,
+    help="Steps of each regressor.",
+)
 @click.option("--bases", default=None, show_default="the study's", help="Comma-separated.")
 @click.option("--device", default=_DEFAULT.device, show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
