@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import click
 
+from cada_edge.benchmarks.line_report import Cell, describe_kernels, describe_noise, noise_table, table
 from cada_edge.benchmarks.machine import describe_machine
 from cada_edge.errors import ConfigError
 from cada_edge.files import write_atomic
@@ -37,7 +38,15 @@ from cada_edge.trainer.realign import discard_features, realign
 from cada_edge.trainer.run_folder import CHECKPOINT
 from cada_edge.trainer.synthetic import GENERATOR_VERSION, SyntheticConfig, write_line
 
-__all__ = ["STUDIES", "Cell", "Study", "run_study", "summarise", "table"]
+__all__ = [
+    "STUDIES",
+    "Study",
+    "StudyConfig",
+    "Variant",
+    "describe_findings",
+    "report_text",
+    "run_study",
+]
 
 Report = Callable[[str, int, int, float], None]
 
@@ -105,24 +114,6 @@ class StudyConfig:
     """As in `TrainConfig`."""
     amp: str = "auto"
     """As in `TrainConfig`."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One measured figure of each metric."""
-
-    base: str
-    """Base method."""
-    label: str
-    """Of the variant."""
-    share: float
-    """Of spoiled training images."""
-    seed: int
-    """Of the line and of the training."""
-    mixed: dict[str, float | None]
-    """Metric -> figure in %, all kinds together."""
-    averaged: dict[str, float | None]
-    """Metric -> figure in %, mean over the kinds."""
 
 
 def run_study(
@@ -255,39 +246,22 @@ def _measure(
     return Cell(base, variant.label, share, seed, mixed, averaged)
 
 
-def summarise(cells: Sequence[Cell], metric: str, *, mixed: bool = True) -> dict[tuple[str, float, str], str]:
-    """Give mean and range over the seeds as text.
+def describe_findings(study: str, cells: Sequence[Cell]) -> list[str]:
+    """Answer a study's question in sentences.
 
     Args:
+        study: A key of `STUDIES`; 'variants' has its table alone.
         cells: What was measured.
-        metric: 'i_auroc', 'i_ap', 'p_auroc' or 'p_ap'.
-        mixed: All kinds together, or the mean over kinds.
-
-    Returns:
-        (base, share, label) -> '91.2 (90.1-92.4)'.
     """
-    groups: dict[tuple[str, float, str], list[float]] = {}
-    for cell in cells:
-        value = (cell.mixed if mixed else cell.averaged)[metric]
-        assert value is not None
-        groups.setdefault((cell.base, cell.share, cell.label), []).append(value)
-    return {
-        key: f"{sum(values) / len(values):.1f} ({min(values):.1f}-{max(values):.1f})"
-        for key, values in groups.items()
-    }
+    describe = {"noise": describe_noise, "kernel": describe_kernels}.get(study)
+    return describe(cells) if describe else []
 
 
-def table(cells: Sequence[Cell]) -> str:
-    """Write all figures as a Markdown table: mean over the seeds, smallest and largest in brackets."""
-    heads = [
-        f"{way} {name}" for way in ("mixed", "averaged") for name in ("I-AUROC", "I-AP", "P-AUROC", "P-AP")
-    ]
-    rows = [f"| base | spoiled | alignment | {' | '.join(heads)} |", "|" + "---|" * (3 + len(heads))]
-    columns = [summarise(cells, metric, mixed=mixed) for mixed in (True, False) for metric in _METRICS]
-    for base, share, label in columns[0]:
-        figures = " | ".join(column[(base, share, label)] for column in columns)
-        rows.append(f"| {base} | {100 * share:g} % | {label} | {figures} |")
-    return "\n".join(rows)
+def report_text(study: str, cells: Sequence[Cell]) -> str:
+    """Write a study's table and what it found, as Markdown."""
+    tables = [table(cells), noise_table(cells) if study == "noise" else ""]
+    sentences = "\n".join(f"- {sentence}" for sentence in describe_findings(study, cells))
+    return "\n\n".join(part for part in (*tables, sentences) if part)
 
 
 _DEFAULT = StudyConfig()
@@ -314,7 +288,7 @@ _DEFAULT = StudyConfig()
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(study: str, seeds: str, out: Path, bases: str | None, as_json: bool, **options: Any) -> None:
-    """Run a STUDY and print its table."""
+    """Run a STUDY and print its table, and what it found."""
     chosen = STUDIES[study]
     if bases is not None:
         chosen = dataclasses.replace(chosen, bases=tuple(bases.split(",")))
@@ -324,12 +298,15 @@ def main(study: str, seeds: str, out: Path, bases: str | None, as_json: bool, **
         cells = list(run_study(chosen, numbers, out, config, report=bars.update))
     if as_json:
         figures = [dataclasses.asdict(cell) for cell in cells]
-        described = {"config": dataclasses.asdict(config), "machine": describe_machine()}
-        click.echo(
-            json.dumps({**described, "generator_version": GENERATOR_VERSION, "cells": figures}, indent=2)
-        )
+        described = {
+            "config": dataclasses.asdict(config),
+            "machine": describe_machine(),
+            "generator_version": GENERATOR_VERSION,
+            "findings": describe_findings(study, cells),
+        }
+        click.echo(json.dumps({**described, "cells": figures}, indent=2))
     else:
-        click.echo(table(cells))
+        click.echo(report_text(study, cells))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,10 @@ from click.testing import CliRunner
 from cada_edge.benchmarks import line_study
 from cada_edge.benchmarks.line_study import (
     STUDIES,
-    Cell,
     Study,
     StudyConfig,
     Variant,
     run_study,
-    summarise,
-    table,
 )
 from cada_edge.errors import ConfigError
 from cada_edge.trainer.checkpoint import load_checkpoint
@@ -70,18 +67,6 @@ def test_a_study_trains_each_base_once_and_is_resumed(tmp_path: Path) -> None:
     assert stages == []
     with pytest.raises(ConfigError, match=r"holds a study with another iterations. Choose another folder"):
         list(run_study(study, [5], tmp_path, dataclasses.replace(_TINY, iterations=3)))
-
-
-def test_means_and_ranges() -> None:
-    figures: dict[str, float | None] = {"i_auroc": 90.0, "i_ap": 80.0, "p_auroc": 70.0, "p_ap": 60.0}
-    cells = [
-        Cell("revdist", "cada", 0.05, seed, {**figures, "i_auroc": value}, figures)
-        for seed, value in ((10, 90.0), (11, 93.0), (12, 91.5))
-    ]
-    assert summarise(cells, "i_auroc") == {("revdist", 0.05, "cada"): "91.5 (90.0-93.0)"}
-    last = table(cells).splitlines()[-1]
-    assert last.startswith("| revdist | 5 % | cada | 91.5 (90.0-93.0) | 80.0 (80.0-80.0) |")
-    assert len({row.count("|") for row in table(cells).splitlines()}) == 1
 
 
 def test_the_command_prints_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
