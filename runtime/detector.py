@@ -349,9 +349,7 @@ class Detector:
             for frame in frames:
                 yield self(frame)
 
-    def _detections(
-        self, outputs: Outputs, records: Sequence[Frame | None], backend: str
-    ) -> list[Detection]:
+    def _detections(self, outputs: Outputs, records: Sequence[Frame | None], backend: str) -> list[Detection]:
         if not (np.isfinite(outputs.score).all() and np.isfinite(outputs.stats).all()):
             raise BackendError(
                 f"{backend} gave scores that are not finite: {outputs.score.tolist()}. "
