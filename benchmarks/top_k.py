@@ -1,7 +1,8 @@
 """What the score's top-k mean costs as one TopK and as the bisection that takes its place above k = 3840.
 
 Each is exported alone, of maps of one side, and run on a CPU engine; the two take turns. TensorRT builds the
-TopK up to k = 3840 only, so beyond it the comparison is with an operator that its engines cannot have.
+TopK up to k = 3840 only, so beyond it the comparison is with an operator that its engines cannot have. Where
+TensorRT for RTX is installed, which needs no GPU to build, an engine of each is built and its time is shown.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cada_edge.benchmarks.machine import describe_machine
+from cada_edge.errors import BackendError
+from cada_edge.export.build_thread import BuildProgress
+from cada_edge.export.engine_builder import BuildRequest, build_plan
+from cada_edge.runtime.backend import OUTPUT_NAMES
 from cada_edge.runtime.openvino_core import openvino_core
 from cada_edge.trainer.scoring import TOP_K_LIMIT, top_count, top_mean_by_bisection
 
-__all__ = ["KINDS", "TopMeanFigures", "engine", "export_top_mean", "main", "measure"]
+__all__ = ["KINDS", "TopMeanFigures", "build_seconds", "engine", "export_top_mean", "main", "measure"]
 
 _FRACTION = 0.01
 
@@ -55,6 +61,9 @@ class TopMeanFigures:
     """Time to write the ONNX file, in seconds, once."""
     nodes: int
     """Operators of the file."""
+    build_s: float | None
+    """Time in which TensorRT for RTX builds an engine of it, in seconds, once; None where it is not installed
+    or refuses."""
     p50_ms: dict[str, float]
     """Engine -> median time of a call on one map, in milliseconds."""
     largest_error: float
@@ -72,6 +81,19 @@ class _TopMean(nn.Module):
         return self.compute(maps, self.count)
 
 
+class _OfFrames(nn.Module):
+    """The same of the mean of a frame's channels: the inputs and outputs that the engine's builder wants."""
+
+    def __init__(self, kind: str, count: int) -> None:
+        super().__init__()
+        self.top_mean = _TopMean(kind, count)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = frames.float().mean(3)  # (N, H, W, 3) -> (N, H, W)
+        score = self.top_mean(maps)
+        return score, maps, torch.stack([score, score], 1)
+
+
 def export_top_mean(path: Path, kind: str, side: int, count: int) -> None:
     """Write a graph of the top-k mean alone.
 
@@ -81,20 +103,50 @@ def export_top_mean(path: Path, kind: str, side: int, count: int) -> None:
         side: Of the maps, in pixels.
         count: Pixels to average.
     """
+    _export(path, _TopMean(kind, count), torch.zeros(2, side, side), "maps", ["score"])
+
+
+def _export(path: Path, graph: nn.Module, example: Tensor, name: str, outputs: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
         program = torch.onnx.export(
-            _TopMean(kind, count),
-            (torch.zeros(2, side, side),),
-            input_names=["maps"],
-            output_names=["score"],
-            dynamic_shapes={"maps": {0: torch.export.Dim("batch", min=1, max=64)}},
+            graph,
+            (example,),
+            input_names=[name],
+            output_names=outputs,
+            dynamic_shapes={name: {0: torch.export.Dim("batch", min=1, max=64)}},
             opset_version=18,
             dynamo=True,
             verbose=False,
         )
         assert program is not None
         program.save(path, external_data=False)
+
+
+def build_seconds(folder: Path, kind: str, side: int, count: int) -> float | None:
+    """Build an engine of the top-k mean for compute capability 8.6 with TensorRT for RTX; it is not kept.
+
+    Args:
+        folder: For the graph.
+        kind: A key of `KINDS`.
+        side: Of the maps, in pixels.
+        count: Pixels to average.
+
+    Returns:
+        The time of the build, parsing in, in seconds; None where the library refuses, or is not installed.
+    """
+    if find_spec("tensorrt_rtx") is None:
+        return None
+    path = folder / f"{kind}-of-frames.onnx"
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    _export(path, _OfFrames(kind, count), example, "frames", list(OUTPUT_NAMES))
+    request = BuildRequest("rtx", "fp32", (side, side), (1, 1, 1), ("8.6",))
+    started = time.perf_counter()
+    try:
+        build_plan(path, request, BuildProgress())
+    except BackendError:
+        return None
+    return time.perf_counter() - started
 
 
 def engine(
@@ -140,6 +192,7 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
     wanted = np.sort(extreme.astype(np.float64), axis=None)[-count:].mean()
     runs: dict[tuple[str, str], Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {}
     seconds, nodes, errors = {}, {}, dict.fromkeys(KINDS, 0.0)
+    build_s: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             path = Path(folder) / f"{kind}.onnx"
@@ -147,6 +200,7 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
             export_top_mean(path, kind, side, count)
             seconds[kind] = time.perf_counter() - started
             nodes[kind] = len(onnx.load(path).graph.node)
+            build_s[kind] = build_seconds(Path(folder), kind, side, count)
             for name in ("onnxruntime", "openvino"):
                 runs[kind, name] = run = engine(path, name)
                 error = abs(float(run(extreme)[0]) - wanted) / max(1.0, abs(wanted))
@@ -165,6 +219,7 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
             count=count,
             export_s=seconds[kind],
             nodes=nodes[kind],
+            build_s=build_s[kind],
             p50_ms={name: statistics.median(values) for (of, name), values in times.items() if of == kind},
             largest_error=errors[kind],
             in_tensorrt=kind == "bisection" or count <= TOP_K_LIMIT,
@@ -174,11 +229,13 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
 
 
 def _text(figures: list[TopMeanFigures]) -> str:
-    lines = [f"{'side':>5} {'k':>6} {'kind':10} {'export':>8} {'nodes':>6} {'error':>8}  time of a call"]
+    header = f"{'side':>5} {'k':>6} {'kind':10} {'export':>8} {'nodes':>6} {'build':>8} {'error':>8}"
+    lines = [f"{header}  time of a call"]
     for each in figures:
         calls = ", ".join(f"{name} {value:.2f} ms" for name, value in each.p50_ms.items())
+        built = "-" if each.build_s is None else f"{each.build_s:.2f} s"
         lines.append(
-            f"{each.side:5} {each.count:6} {each.kind:10} {each.export_s:6.1f} s {each.nodes:6} "
+            f"{each.side:5} {each.count:6} {each.kind:10} {each.export_s:6.1f} s {each.nodes:6} {built:>8} "
             f"{each.largest_error:8.1e}  {calls}{'' if each.in_tensorrt else ' (not in TensorRT)'}"
         )
     return "\n".join(lines)
@@ -189,7 +246,7 @@ def _text(figures: list[TopMeanFigures]) -> str:
 @click.option("--repeats", type=int, default=30, show_default=True, help="Timed calls of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(sides: tuple[int, ...], repeats: int, as_json: bool) -> None:
-    """Compare the top-k mean by TopK and by bisection: export, operators, error and time, on one thread."""
+    """Compare the top-k mean by TopK and by bisection: export, build, operators, error and time of a call."""
     figures = [each for side in sides for each in measure(side, repeats=repeats)]
     if as_json:
         record = {
