@@ -30,7 +30,6 @@ from cada_edge.benchmarks.machine import describe_machine
 from cada_edge.errors import BackendError
 from cada_edge.export.build_thread import BuildProgress
 from cada_edge.export.engine_builder import BuildRequest, build_plan
-from cada_edge.runtime.backend import OUTPUT_NAMES
 from cada_edge.runtime.openvino_core import openvino_core
 from cada_edge.trainer.scoring import TOP_K_LIMIT, top_count, top_mean_by_bisection
 
@@ -81,19 +80,6 @@ class _TopMean(nn.Module):
         return self.compute(maps, self.count)
 
 
-class _OfFrames(nn.Module):
-    """The same of the mean of a frame's channels: the inputs and outputs that the engine's builder wants."""
-
-    def __init__(self, kind: str, count: int) -> None:
-        super().__init__()
-        self.top_mean = _TopMean(kind, count)
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps = frames.float().mean(3)  # (N, H, W, 3) -> (N, H, W)
-        score = self.top_mean(maps)
-        return score, maps, torch.stack([score, score], 1)
-
-
 def export_top_mean(path: Path, kind: str, side: int, count: int) -> None:
     """Write a graph of the top-k mean alone.
 
@@ -103,18 +89,14 @@ def export_top_mean(path: Path, kind: str, side: int, count: int) -> None:
         side: Of the maps, in pixels.
         count: Pixels to average.
     """
-    _export(path, _TopMean(kind, count), torch.zeros(2, side, side), "maps", ["score"])
-
-
-def _export(path: Path, graph: nn.Module, example: Tensor, name: str, outputs: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
         program = torch.onnx.export(
-            graph,
-            (example,),
-            input_names=[name],
-            output_names=outputs,
-            dynamic_shapes={name: {0: torch.export.Dim("batch", min=1, max=64)}},
+            _TopMean(kind, count),
+            (torch.zeros(2, side, side),),
+            input_names=["maps"],
+            output_names=["score"],
+            dynamic_shapes={"maps": {0: torch.export.Dim("batch", min=1, max=64)}},
             opset_version=18,
             dynamo=True,
             verbose=False,
@@ -123,30 +105,53 @@ def _export(path: Path, graph: nn.Module, example: Tensor, name: str, outputs: l
         program.save(path, external_data=False)
 
 
-def build_seconds(folder: Path, kind: str, side: int, count: int) -> float | None:
-    """Build an engine of the top-k mean for compute capability 8.6 with TensorRT for RTX; it is not kept.
+def build_seconds(path: Path, side: int) -> float | None:
+    """Build an engine of a graph for compute capability 8.6 with TensorRT for RTX; it is not kept.
 
     Args:
-        folder: For the graph.
-        kind: A key of `KINDS`.
-        side: Of the maps, in pixels.
-        count: Pixels to average.
+        path: The file of `export_top_mean`; what is built is written beside it.
+        side: Of its maps, in pixels.
 
     Returns:
         The time of the build, parsing in, in seconds; None where the library refuses, or is not installed.
     """
     if find_spec("tensorrt_rtx") is None:
         return None
-    path = folder / f"{kind}-of-frames.onnx"
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    _export(path, _OfFrames(kind, count), example, "frames", list(OUTPUT_NAMES))
+    whole = path.with_suffix(".frames.onnx")
+    onnx.save(_of_frames(onnx.load(path), side), whole)
     request = BuildRequest("rtx", "fp32", (side, side), (1, 1, 1), ("8.6",))
     started = time.perf_counter()
     try:
-        build_plan(path, request, BuildProgress())
+        build_plan(whole, request, BuildProgress())
     except BackendError:
         return None
     return time.perf_counter() - started
+
+
+def _of_frames(model: onnx.ModelProto, side: int) -> onnx.ModelProto:
+    """Let a graph of `export_top_mean` take frames and give three outputs: the builder takes no other."""
+    helper, kinds, graph = onnx.helper, onnx.TensorProto, model.graph
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["frames_float"], to=kinds.FLOAT),
+        helper.make_node("ReduceMean", ["frames_float", "axis_3"], ["maps"], keepdims=0),
+        *graph.node,
+        helper.make_node("Identity", ["maps"], ["anomaly_map"]),
+        helper.make_node("Unsqueeze", ["score", "axis_1"], ["column"]),
+        helper.make_node("Concat", ["column", "column"], ["stats"], axis=1),
+    ]
+    axes = [helper.make_tensor(f"axis_{axis}", kinds.INT64, [1], [axis]) for axis in (1, 3)]
+    shapes: dict[str, list[int | str]] = {"score": [], "anomaly_map": [side, side], "stats": [2]}
+    made = helper.make_graph(
+        nodes,
+        graph.name,
+        [helper.make_tensor_value_info("frames", kinds.UINT8, ["batch", side, side, 3])],
+        [
+            helper.make_tensor_value_info(name, kinds.FLOAT, ["batch", *shape])
+            for name, shape in shapes.items()
+        ],
+        [*graph.initializer, *axes],
+    )
+    return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def engine(
@@ -200,7 +205,7 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
             export_top_mean(path, kind, side, count)
             seconds[kind] = time.perf_counter() - started
             nodes[kind] = len(onnx.load(path).graph.node)
-            build_s[kind] = build_seconds(Path(folder), kind, side, count)
+            build_s[kind] = build_seconds(path, side)
             for name in ("onnxruntime", "openvino"):
                 runs[kind, name] = run = engine(path, name)
                 error = abs(float(run(extreme)[0]) - wanted) / max(1.0, abs(wanted))

@@ -89,9 +89,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert rows[1].split()[:3] == ["64", "40", "bisection"]
 
 
-def test_where_tensorrt_has_no_top_k_the_bisection_is_built(tmp_path: Path) -> None:
+def test_where_tensorrt_has_no_top_k_the_bisection_is_built(files: dict[str, Path]) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'cada-edge[rtx]'")
-    assert build_seconds(tmp_path, "top-k", SIDE, COUNT) is None
-    seconds = build_seconds(tmp_path, "bisection", SIDE, COUNT)
+    assert build_seconds(files["top-k"], SIDE) is None
+    seconds = build_seconds(files["bisection"], SIDE)
     assert seconds is not None
     assert seconds > 0

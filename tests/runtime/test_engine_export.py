@@ -172,6 +172,27 @@ def test_the_timing_cache_goes_from_build_to_build(
     assert result.engine.options["timing_cache"] is True
 
 
+def test_a_timing_cache_that_cannot_be_kept_costs_no_engine(
+    tiny_model: Path,
+    builder: BuilderDouble,
+    tensorrt_double: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cache = tmp_path / "cache" / "timing.bin"
+    config = EngineConfig(batch=(1, 2, 4), timing_cache=cache)
+
+    def build(model: Path, request: BuildRequest, state: Any) -> Plan:
+        cache.parent.write_text("a file where the folder was to be")
+        return builder(model, request, state)
+
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(to_engine, "build_plan", build)
+        result = export_engine(tiny_model, tmp_path / "line.engine", config)
+    Manifest.read(result.model).check_model_file(result.model)
+    assert "The engine is built, but the next build measures anew. Cannot write" in caplog.text
+
+
 def test_a_place_that_takes_no_file(
     tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
 ) -> None:
