@@ -17,7 +17,7 @@ from cada_edge.runtime.backend import OUTPUT_NAMES, Outputs, choose_backend
 from cada_edge.runtime.cuda_driver import gpus
 from cada_edge.runtime.parity import read_reference, replay
 
-__all__ = ["check_engine", "check_onnxruntime"]
+__all__ = ["check_engine", "check_onnxruntime", "exported"]
 
 _BUILDER = "cada_edge.export.to_engine"
 
@@ -25,7 +25,13 @@ _RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that TensorRT for RTX 1.7 builds for."""
 
 
-def _exported(checkpoint: Path, work: Path) -> Path:
+def exported(checkpoint: Path, work: Path) -> Path:
+    """Return the fp16 ONNX file of a checkpoint, exported when it is first asked for.
+
+    Args:
+        checkpoint: Of any base method.
+        work: Folder for the file.
+    """
     from cada_edge.export.to_onnx import ExportConfig, export_onnx
 
     path = work / f"{checkpoint.parent.name}-fp16.onnx"
@@ -34,8 +40,12 @@ def _exported(checkpoint: Path, work: Path) -> Path:
     return path
 
 
-def check_onnxruntime(checkpoint: Path, work: Path, *, seconds: float) -> Mapping[str, Any]:
-    """Run the fp16 file with ONNX Runtime's CUDA provider: parity, and latency of one frame.
+def check_onnxruntime(model: Path, *, seconds: float) -> Mapping[str, Any]:
+    """Run an ONNX file with ONNX Runtime's CUDA provider: parity, and latency of one frame.
+
+    Args:
+        model: The file, with manifest and reference file beside it.
+        seconds: Of timed calls.
 
     Raises:
         NotPossible: ONNX Runtime is not there, or has no such provider.
@@ -48,7 +58,6 @@ def check_onnxruntime(checkpoint: Path, work: Path, *, seconds: float) -> Mappin
     providers = onnxruntime.get_available_providers()
     if "CUDAExecutionProvider" not in providers:
         raise NotPossible(f"this ONNX Runtime has {', '.join(providers)}, but no CUDAExecutionProvider.")
-    model = _exported(checkpoint, work)
     options = {"use_tf32": "0"}
     session = onnxruntime.InferenceSession(str(model), providers=[("CUDAExecutionProvider", options)])
     if session.get_providers()[0] != "CUDAExecutionProvider":
@@ -61,12 +70,12 @@ def check_onnxruntime(checkpoint: Path, work: Path, *, seconds: float) -> Mappin
     return _replayed(infer, model, f"onnxruntime {onnxruntime.__version__} CUDA", seconds)
 
 
-def check_engine(target: str, checkpoint: Path, work: Path, *, seconds: float) -> Mapping[str, Any]:
+def check_engine(model: Path, *, target: str, work: Path, seconds: float) -> Mapping[str, Any]:
     """Build an engine, run it, replay the reference file and time it.
 
     Args:
+        model: An ONNX file of ours, with manifest and reference file beside it.
         target: 'tensorrt' or 'rtx'.
-        checkpoint: Of any base method.
         work: Folder for the files.
         seconds: Of timed calls.
 
@@ -82,7 +91,6 @@ def check_engine(target: str, checkpoint: Path, work: Path, *, seconds: float) -
         raise NotPossible("this version of cada-edge builds no engines.") from error
     capability = "{}.{}".format(*gpus()[0][1])
     is_accepted = target != "rtx" or capability in _RTX_CAPABILITIES
-    model = _exported(checkpoint, work)
     engine = work / f"{target}.engine"
     try:
         built: Any = builder.export_engine(model, engine, builder.EngineConfig(target=target))
@@ -122,6 +130,7 @@ def _replayed(
     timed = timings(lambda: infer(frame), lambda: None, batch=1, seconds=seconds)
     return {
         "backend": backend,
+        "model": f"{manifest.base} {manifest.encoder}, {manifest.precision}",
         "difference": parity.max_score_difference,
         "limit": parity.score_limit,
         "batch_1_with_transfers": timed,

@@ -52,7 +52,10 @@ def checkpoint_in(work: Path, base: str) -> Path:
     """
     path = work / base / "checkpoint.pt"
     if not path.is_file():
-        raise NotPossible(f"the check train.{base} left no checkpoint.")
+        raise NotPossible(
+            f"the check train.{base} left no checkpoint, which takes PyTorch"
+            "; pass an exported file with --model."
+        )
     return path
 
 

@@ -1,7 +1,8 @@
 """What the score's top-k mean costs as one TopK and as the bisection that takes its place above k = 3840.
 
 Each is exported alone, of maps of one side, and run on a CPU engine; the two take turns. TensorRT builds the
-TopK up to k = 3840 only, so beyond it the comparison is with an operator that its engines cannot have.
+TopK up to k = 3840 only, so beyond it the comparison is with an operator that its engines cannot have. Where
+TensorRT for RTX is installed, which needs no GPU to build, an engine of each is built and its time is shown.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cada_edge.benchmarks.machine import describe_machine
+from cada_edge.errors import BackendError
+from cada_edge.export.build_thread import BuildProgress
+from cada_edge.export.engine_builder import BuildRequest, build_plan
 from cada_edge.runtime.openvino_core import openvino_core
 from cada_edge.trainer.scoring import TOP_K_LIMIT, top_count, top_mean_by_bisection
 
-__all__ = ["KINDS", "TopMeanFigures", "engine", "export_top_mean", "main", "measure"]
+__all__ = ["KINDS", "TopMeanFigures", "build_seconds", "engine", "export_top_mean", "main", "measure"]
 
 _FRACTION = 0.01
 
@@ -55,6 +60,9 @@ class TopMeanFigures:
     """Time to write the ONNX file, in seconds, once."""
     nodes: int
     """Operators of the file."""
+    build_s: float | None
+    """Time in which TensorRT for RTX builds an engine of it, in seconds, once; None where it is not installed
+    or refuses."""
     p50_ms: dict[str, float]
     """Engine -> median time of a call on one map, in milliseconds."""
     largest_error: float
@@ -95,6 +103,55 @@ def export_top_mean(path: Path, kind: str, side: int, count: int) -> None:
         )
         assert program is not None
         program.save(path, external_data=False)
+
+
+def build_seconds(path: Path, side: int) -> float | None:
+    """Build an engine of a graph for compute capability 8.6 with TensorRT for RTX; it is not kept.
+
+    Args:
+        path: The file of `export_top_mean`; what is built is written beside it.
+        side: Of its maps, in pixels.
+
+    Returns:
+        The time of the build, parsing in, in seconds; None where the library refuses, or is not installed.
+    """
+    if find_spec("tensorrt_rtx") is None:
+        return None
+    whole = path.with_suffix(".frames.onnx")
+    onnx.save(_of_frames(onnx.load(path), side), whole)
+    request = BuildRequest("rtx", "fp32", (side, side), (1, 1, 1), ("8.6",))
+    started = time.perf_counter()
+    try:
+        build_plan(whole, request, BuildProgress())
+    except BackendError:
+        return None
+    return time.perf_counter() - started
+
+
+def _of_frames(model: onnx.ModelProto, side: int) -> onnx.ModelProto:
+    """Let a graph of `export_top_mean` take frames and give three outputs: the builder takes no other."""
+    helper, kinds, graph = onnx.helper, onnx.TensorProto, model.graph
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["frames_float"], to=kinds.FLOAT),
+        helper.make_node("ReduceMean", ["frames_float", "axis_3"], ["maps"], keepdims=0),
+        *graph.node,
+        helper.make_node("Identity", ["maps"], ["anomaly_map"]),
+        helper.make_node("Unsqueeze", ["score", "axis_1"], ["column"]),
+        helper.make_node("Concat", ["column", "column"], ["stats"], axis=1),
+    ]
+    axes = [helper.make_tensor(f"axis_{axis}", kinds.INT64, [1], [axis]) for axis in (1, 3)]
+    shapes: dict[str, list[int | str]] = {"score": [], "anomaly_map": [side, side], "stats": [2]}
+    made = helper.make_graph(
+        nodes,
+        graph.name,
+        [helper.make_tensor_value_info("frames", kinds.UINT8, ["batch", side, side, 3])],
+        [
+            helper.make_tensor_value_info(name, kinds.FLOAT, ["batch", *shape])
+            for name, shape in shapes.items()
+        ],
+        [*graph.initializer, *axes],
+    )
+    return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def engine(
@@ -140,6 +197,7 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
     wanted = np.sort(extreme.astype(np.float64), axis=None)[-count:].mean()
     runs: dict[tuple[str, str], Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {}
     seconds, nodes, errors = {}, {}, dict.fromkeys(KINDS, 0.0)
+    build_s: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             path = Path(folder) / f"{kind}.onnx"
@@ -147,6 +205,7 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
             export_top_mean(path, kind, side, count)
             seconds[kind] = time.perf_counter() - started
             nodes[kind] = len(onnx.load(path).graph.node)
+            build_s[kind] = build_seconds(path, side)
             for name in ("onnxruntime", "openvino"):
                 runs[kind, name] = run = engine(path, name)
                 error = abs(float(run(extreme)[0]) - wanted) / max(1.0, abs(wanted))
@@ -165,6 +224,7 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
             count=count,
             export_s=seconds[kind],
             nodes=nodes[kind],
+            build_s=build_s[kind],
             p50_ms={name: statistics.median(values) for (of, name), values in times.items() if of == kind},
             largest_error=errors[kind],
             in_tensorrt=kind == "bisection" or count <= TOP_K_LIMIT,
@@ -174,11 +234,13 @@ def measure(side: int, *, repeats: int = 30) -> list[TopMeanFigures]:
 
 
 def _text(figures: list[TopMeanFigures]) -> str:
-    lines = [f"{'side':>5} {'k':>6} {'kind':10} {'export':>8} {'nodes':>6} {'error':>8}  time of a call"]
+    header = f"{'side':>5} {'k':>6} {'kind':10} {'export':>8} {'nodes':>6} {'build':>8} {'error':>8}"
+    lines = [f"{header}  time of a call"]
     for each in figures:
         calls = ", ".join(f"{name} {value:.2f} ms" for name, value in each.p50_ms.items())
+        built = "-" if each.build_s is None else f"{each.build_s:.2f} s"
         lines.append(
-            f"{each.side:5} {each.count:6} {each.kind:10} {each.export_s:6.1f} s {each.nodes:6} "
+            f"{each.side:5} {each.count:6} {each.kind:10} {each.export_s:6.1f} s {each.nodes:6} {built:>8} "
             f"{each.largest_error:8.1e}  {calls}{'' if each.in_tensorrt else ' (not in TensorRT)'}"
         )
     return "\n".join(lines)
@@ -189,7 +251,7 @@ def _text(figures: list[TopMeanFigures]) -> str:
 @click.option("--repeats", type=int, default=30, show_default=True, help="Timed calls of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(sides: tuple[int, ...], repeats: int, as_json: bool) -> None:
-    """Compare the top-k mean by TopK and by bisection: export, operators, error and time, on one thread."""
+    """Compare the top-k mean by TopK and by bisection: export, build, operators, error and time of a call."""
     figures = [each for side in sides for each in measure(side, repeats=repeats)]
     if as_json:
         record = {

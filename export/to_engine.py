@@ -102,6 +102,11 @@ def export_engine(
     """
     config = config or EngineConfig()
     source, out = Path(source), Path(out)
+    if source.suffix == ".engine":
+        raise ConfigError(
+            f"The engine {source.name} came as the source; wanted a checkpoint, or the ONNX file that it was "
+            "built from: an engine is of one machine, and no other one can be made of it. Name that file."
+        )
     if out.suffix != ".engine":
         raise ConfigError(
             f"The output {out.name} came; wanted a name ending in .engine. Pass --out model.engine."
@@ -150,9 +155,9 @@ def export_engine(
             options=_options(config),
         )
         _check(draft, graph, manifest, build, config)
-        if config.timing_cache is not None and plan.timing_cache is not None:
-            write_atomic(config.timing_cache, plan.timing_cache)
         draft.publish()
+    if config.timing_cache is not None and plan.timing_cache is not None:
+        _keep_cache(config.timing_cache, plan.timing_cache)
     written = Manifest.read(out)
     assert written.engine is not None
     assert written.parity is not None
@@ -261,6 +266,14 @@ def _read_cache(path: Path | None) -> bytes | None:
             f"The timing cache {path} cannot be read: {error.strerror or error}; wanted a file, or a "
             "free name. Pass another one with --timing-cache."
         ) from error
+
+
+def _keep_cache(path: Path, content: bytes) -> None:
+    """Write the timing cache; the engine is in its place, so a disk that does not take this is no failure."""
+    try:
+        write_atomic(path, content)
+    except OutputError as error:
+        _log.warning("The engine is built, but the next build measures anew. %s", error)
 
 
 def _copy_reference(graph: Path, manifest: Manifest, draft: Draft) -> None:

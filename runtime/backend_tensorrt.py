@@ -81,7 +81,7 @@ class TensorRTBackend:
         self._binding = binding
         self._score_only = score_only
         self._open: _Open | None = None
-        self._engine_name = ""
+        self._engine_name = self._device_name = ""
         self._without_graph: str | None = None
         self._stages_ms: dict[str, float] = {}
 
@@ -101,9 +101,8 @@ class TensorRTBackend:
         """Engine, version, GPU, CUDA binding, and whether a CUDA graph is used; after `open`."""
         if self._open is None:
             return "tensorrt, not open"
-        device = self._open.device
         graph = "CUDA graph" if self._without_graph is None else f"no CUDA graph: {self._without_graph}"
-        return f"{self._engine_name} {device.name} ({device.binding}, {graph})"
+        return f"{self._engine_name} {self._device_name}, {graph})"
 
     @property
     def stages_ms(self) -> dict[str, float]:
@@ -139,7 +138,10 @@ class TensorRTBackend:
                 engine = TensorRTEngine(build.target, self._path, rebuild=rebuild)
                 self._open = _Open(device, engine)
             self._engine_name = f"{MODULES[build.target]} {version}"
-            self._without_graph = None if device.has_graphs else f"{device.binding} has none"
+            # Kept: a binding looks its version up in its package's metadata, which takes milliseconds.
+            binding = device.binding
+            self._device_name = f"{device.name} ({binding}"
+            self._without_graph = None if device.has_graphs else f"{binding} has none"
             # Twice: the first run allocates and loads kernels, the second captures the graph.
             warm_up = np.zeros((engine.input.smallest_batch, *engine.input.frame_hw, 3), np.uint8)
             self.infer(warm_up)
@@ -152,6 +154,18 @@ class TensorRTBackend:
             with suppress(CadaEdgeError):
                 device.close()
             raise
+
+    def layer_information(self) -> str:
+        """Ask the engine inspector for the engine's layers, as `TensorRTEngine.layer_information` does.
+
+        Raises:
+            BackendError: The inspector gives nothing.
+            ThreadOwnerError: Another thread opened the backend.
+            ClosedError: It is not open.
+        """
+        parts = self._opened()
+        with parts.device.current():
+            return parts.engine.layer_information()
 
     def infer(self, frames: NDArray[np.uint8]) -> Outputs:
         """Run a batch of uint8 (N, H, W, 3) BGR frames; more than the engine takes at once in several runs.

@@ -39,6 +39,8 @@ class InferredBatch(NamedTuple):
     """Time of the model, in milliseconds."""
     stages_ms: dict[str, float]
     """Parts of it by the engine's own clock."""
+    backend: str
+    """What ran it, as `cada_edge.runtime.backend.Backend.description` gives it."""
 
 
 def list_frames(frames: Sequence[NDArray[Any] | Frame]) -> list[NDArray[Any] | Frame]:

@@ -76,6 +76,10 @@ class Detection:
     dropped_before: int = 0
     """Frames of the source that were captured and given up since the one whose result came before this."""
 
+    backend: str | None = None
+    """What computed it: engine, version and device, on a GPU also whether a CUDA graph ran; None for a result
+    that was not computed by a detector."""
+
     timings_ms: dict[str, float] = field(default_factory=dict)
     """Milliseconds per stage (preprocess, inference, post) and in total; in a batch, of the whole batch. An
     engine on a GPU adds the parts of the inference by its own clock: host_to_device, compute and
@@ -188,6 +192,7 @@ class Detection:
             ),
             "path": None if self.path is None else str(self.path),
             "dropped_before": int(self.dropped_before),
+            "backend": self.backend,
             "timings_ms": {stage: float(value) for stage, value in self.timings_ms.items()},
         }
 

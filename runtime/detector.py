@@ -87,6 +87,7 @@ class Detector:
         self._backend: Backend = choose_backend(self.path, backend, threads=threads, score_only=score_only)
         self._lock = threading.RLock()
         self._state = "new"
+        self._has_warned = False
 
     def __repr__(self) -> str:
         return f"Detector({str(self.path)!r}, threshold={self.threshold}, {self._state})"
@@ -135,22 +136,26 @@ class Detector:
                 self._backend.close()
                 raise
             self._state = "open"
-            engine = self.manifest.engine
-            if engine is not None and not engine.executed:
-                _log.warning(
-                    "%s was built where it could not be run: its scores have not been checked on a GPU. "
-                    "Check them with: cada-edge verify %s",
-                    self.path,
-                    self.path,
-                )
-            if self.threshold is None:
-                _log.warning(
-                    "%s has no threshold: scores are delivered, is_anomalous is None. "
-                    "Set one with: cada-edge calibrate %s NORMAL_IMAGES",
-                    self.path,
-                    self.path,
-                )
+            self._warn_once()
             return self
+
+    def _warn_once(self) -> None:
+        """Say what is missing, once also where the model is opened again, as after `lend`."""
+        has_warned, self._has_warned = self._has_warned, True
+        if has_warned:
+            return
+        if self.manifest.engine is not None and not self.manifest.engine.executed:
+            _log.warning(
+                "%s was built where it could not be run: its scores have not been checked on a GPU. "
+                "Check them with: cada-edge verify %s",
+                *(self.path, self.path),
+            )
+        if self.threshold is None:
+            _log.warning(
+                "%s has no threshold: scores are delivered, is_anomalous is None. "
+                "Set one with: cada-edge calibrate %s NORMAL_IMAGES",
+                *(self.path, self.path),
+            )
 
     def _check_and_warm_up(self) -> None:
         got, wanted = self._backend.spec.size_hw, self.frame_hw or self.size_hw
@@ -262,9 +267,9 @@ class Detector:
                 self.open()
             started = time.perf_counter()
             outputs = self._backend.infer(prepared.pixels)
-            stages_ms = self._backend.stages_ms
-        inference_ms = (time.perf_counter() - started) * 1e3
-        return InferredBatch(outputs, prepared.records, prepared.preprocess_ms, inference_ms, stages_ms)
+            inference_ms = (time.perf_counter() - started) * 1e3
+            told = self._backend.stages_ms, self._backend.description
+        return InferredBatch(outputs, prepared.records, prepared.preprocess_ms, inference_ms, *told)
 
     def finish(self, inferred: InferredBatch) -> list[Detection]:
         """Do the third stage: give the verdicts.
@@ -277,7 +282,7 @@ class Detector:
             BackendError: The engine gave a value that is not finite.
         """
         started = time.perf_counter()
-        detections = self._detections(inferred.outputs, inferred.records)
+        detections = self._detections(inferred.outputs, inferred.records, inferred.backend)
         post_ms = (time.perf_counter() - started) * 1e3
         timings = {
             "preprocess": inferred.preprocess_ms,
@@ -344,10 +349,10 @@ class Detector:
             for frame in frames:
                 yield self(frame)
 
-    def _detections(self, outputs: Outputs, records: Sequence[Frame | None]) -> list[Detection]:
+    def _detections(self, outputs: Outputs, records: Sequence[Frame | None], backend: str) -> list[Detection]:
         if not (np.isfinite(outputs.score).all() and np.isfinite(outputs.stats).all()):
             raise BackendError(
-                f"{self._backend.description} gave scores that are not finite: {outputs.score.tolist()}. "
+                f"{backend} gave scores that are not finite: {outputs.score.tolist()}. "
                 f"Check the file with: cada-edge verify {self.path}"
             )
         is_aligned = self.manifest.alignment != "none"
@@ -370,6 +375,7 @@ class Detector:
                     captured_monotonic_s=None if record is None else record.captured_monotonic_s,
                     path=None if record is None else record.path,
                     dropped_before=0 if record is None else record.dropped_before,
+                    backend=backend,
                     timings_ms={},
                 )
             )

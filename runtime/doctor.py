@@ -160,7 +160,8 @@ def _verdicts(found: dict[str, Finding]) -> list[Finding]:
 
     opencv = found["OpenCV"].found
     onnx = opencv and here("OpenVINO", "ONNX Runtime")
-    gpu = opencv and here("GPU") and here("TensorRT", "TensorRT for RTX") and here("cuda-bindings", "PyCUDA")
+    packages = opencv and here("TensorRT", "TensorRT for RTX") and here("cuda-bindings", "PyCUDA")
+    gpu = packages and here("GPU")
     extra = "jetson" if "Jetson" in found else "tensorrt"
     if sys.platform != "linux":
         extra = "rtx"
@@ -172,6 +173,10 @@ def _verdicts(found: dict[str, Finding]) -> list[Finding]:
             "runs .engine",
             gpu,
             "yes, if built for this GPU and this TensorRT" if gpu else "no: see what is missing above",
-            None if gpu else f"with an NVIDIA GPU: pip install 'cada-edge[{extra}]'",
+            None
+            if gpu
+            else "see GPU"
+            if packages
+            else f"with an NVIDIA GPU: pip install 'cada-edge[{extra}]'",
         ),
     ]

@@ -11,8 +11,9 @@ from typing import Any
 from cada_edge.errors import CadaEdgeError
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.backend import choose_backend
+from cada_edge.runtime.backend_tensorrt import TensorRTBackend
 from cada_edge.runtime.engine_check import why_not
-from cada_edge.runtime.engine_layers import EngineLayer, read_layers
+from cada_edge.runtime.engine_layers import EngineLayer, layers_of
 
 __all__ = ["ModelReport", "report_on"]
 
@@ -31,6 +32,9 @@ class ModelReport:
     """Whether nothing on this machine is against it."""
     why_not: str | None
     """What is against it, and what to do; None where it runs here."""
+    runs_on: str | None
+    """Of an engine that runs here: library, GPU, CUDA binding, and whether a CUDA graph is used, or why
+    not; else None."""
     layers: tuple[EngineLayer, ...] | None
     """Of an engine that runs here, as the engine inspector tells them; else None."""
     notes: tuple[str, ...]
@@ -44,6 +48,7 @@ class ModelReport:
             "gives": self.gives,
             "runs_here": self.runs_here,
             "why_not": self.why_not,
+            "runs_on": self.runs_on,
             "layers": None if self.layers is None else [layer._asdict() for layer in self.layers],
             "notes": list(self.notes),
         }
@@ -56,12 +61,13 @@ class ModelReport:
             kinds = Counter(" and ".join(layer.precisions) or "other" for layer in self.layers)
             told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
             lines.append(f"{'layers':20}{len(self.layers)}: {told}")
-        lines.append(f"{'runs here':20}{'yes' if self.runs_here else f'no. {self.why_not}'}")
+        on = "" if self.runs_on is None else f", on {self.runs_on}"
+        lines.append(f"{'runs here':20}{f'yes{on}' if self.runs_here else f'no. {self.why_not}'}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def report_on(path: str | Path) -> ModelReport:
-    """Examine a model file. Nothing is run; an engine that fits this machine is opened for its layers.
+    """Examine a model file. An engine that fits this machine is opened, which runs it twice on black frames.
 
     Args:
         path: The model file; its manifest lies beside it.
@@ -75,13 +81,15 @@ def report_on(path: str | Path) -> ModelReport:
     manifest = Manifest.read(path)
     manifest.check_model_file(path)
     reason: CadaEdgeError | None = None
+    runs_on: str | None = None
     layers: tuple[EngineLayer, ...] | None = None
     try:
         if manifest.engine is None:
             choose_backend(path)
         else:
             reason = why_not(path)
-            layers = None if reason is not None else tuple(read_layers(path))
+            if reason is None:
+                runs_on, layers = _opened(path)
     except CadaEdgeError as error:
         reason = error
     height, width = manifest.frame_hw or manifest.input_hw
@@ -92,9 +100,20 @@ def report_on(path: str | Path) -> ModelReport:
         gives=f"score: float32 (N,), anomaly_map: float32 (N, {side_h}, {side_w}), stats: float32 (N, 2)",
         runs_here=reason is None,
         why_not=None if reason is None else str(reason),
+        runs_on=runs_on,
         layers=layers,
         notes=tuple(_notes(path, manifest)),
     )
+
+
+def _opened(path: Path) -> tuple[str, tuple[EngineLayer, ...]]:
+    """Open an engine; whether a CUDA graph can be captured is known only once it has run."""
+    backend = TensorRTBackend(path)
+    backend.open()
+    try:
+        return backend.description, tuple(layers_of(backend.layer_information()))
+    finally:
+        backend.close()
 
 
 def _batch(manifest: Manifest) -> str:

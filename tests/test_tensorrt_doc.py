@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cada_edge.benchmarks import gpu_check
 from cada_edge.cli import main
 from cada_edge.engine_build import HARDWARE_COMPATIBILITY, TARGETS
 
@@ -32,7 +33,8 @@ def test_commands_end_for_want_of_a_file_and_for_nothing_else(
 
 
 def test_what_is_shown_exists() -> None:
-    known = {flag for command in main.commands.values() for param in command.params for flag in param.opts}
+    commands = [*main.commands.values(), gpu_check.main]
+    known = {flag for command in commands for param in command.params for flag in param.opts}
     of_others = {"--system-site-packages", "--durations"}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) - of_others
     assert shown <= known
@@ -47,6 +49,17 @@ def test_what_is_shown_exists() -> None:
     assert of_engines | {"--hardware-compat", "--accept-warning", "--frame-size", "--precision"} <= shown
     assert all(f"--target {target}" in TEXT for target in TARGETS)
     assert all(f"--hardware-compat {level}" in TEXT for level in HARDWARE_COMPATIBILITY if level != "none")
+
+
+def test_it_has_every_way_and_says_what_travels() -> None:
+    for part in (
+        "JetPack 6 or 7",
+        "An RTX box, built ahead",
+        "A box with full TensorRT",
+        "What travels and what",
+    ):
+        assert re.search(rf"^## .*{part}", TEXT, re.MULTILINE), part
+    assert "python -m cada_edge.benchmarks.gpu_check" in TEXT
 
 
 def test_it_says_what_was_not_executed() -> None:

@@ -179,6 +179,22 @@ def test_time_that_is_used_up_is_said(tmp_path: Path) -> None:
     assert (outcome.state, outcome.reason) == ("not possible", "the 0 s are used up; see --seconds.")
 
 
+def test_options_reach_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run_apart(name: str, command: list[str], record: Path, *, limit_s: float) -> Outcome:
+        commands.append(command)
+        return Outcome(name, "ok")
+
+    monkeypatch.setattr(gpu_check, "run_apart", run_apart)
+    model = tmp_path / "model.onnx"
+    for given in (model, None):
+        gpu_check.run_checks(["engine.rtx"], work=tmp_path, quick=True, seconds=9, model=given)
+    assert all("--quick" in command for command in commands)
+    assert commands[0][-2:] == ["--model", str(model)]
+    assert "--model" not in commands[1]
+
+
 def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = {
         **describe_gpu_machine(), "gpus": ["NVIDIA X (compute capability 9.0)"], "driver": "580.1",
@@ -268,4 +284,4 @@ def test_training_numerics_and_latency_run_on_a_cpu_too(tmp_path: Path) -> None:
         gpu_torch_checks.checkpoint_in(tmp_path, "uniad")
     if not _has_gpu():
         with pytest.raises(NotPossible, match=r"this ONNX Runtime has .*CPUExecutionProvider"):
-            gpu_engine_checks.check_onnxruntime(checkpoint, tmp_path, seconds=0.0)
+            gpu_engine_checks.check_onnxruntime(tmp_path / "never-read.onnx", seconds=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,15 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from cada_edge.benchmarks.top_k import KINDS, engine, export_top_mean, main
+from cada_edge.benchmarks.top_k import (
+    KINDS,
+    TopMeanFigures,
+    _text,
+    build_seconds,
+    engine,
+    export_top_mean,
+    main,
+)
 
 SIDE, COUNT = 640, 4096
 
@@ -72,5 +81,17 @@ def test_the_command(tmp_path: Path) -> None:
     ]
     assert all(each["largest_error"] <= 1e-6 and each["in_tensorrt"] for each in figures)
     assert all(set(each["p50_ms"]) == {"onnxruntime", "openvino"} for each in figures)
-    text = CliRunner().invoke(main, ["--side", "64", "--repeats", "1"]).stdout
-    assert text.splitlines()[2].split()[:3] == ["64", "40", "bisection"]
+    has_rtx = find_spec("tensorrt_rtx") is not None
+    for each in figures:
+        assert (each["build_s"] is not None and each["build_s"] > 0) if has_rtx else each["build_s"] is None
+    header, *rows = _text([TopMeanFigures(**each) for each in figures]).splitlines()
+    assert header.split()[5] == "build"
+    assert rows[1].split()[:3] == ["64", "40", "bisection"]
+
+
+def test_where_tensorrt_has_no_top_k_the_bisection_is_built(files: dict[str, Path]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'cada-edge[rtx]'")
+    assert build_seconds(files["top-k"], SIDE) is None
+    seconds = build_seconds(files["bisection"], SIDE)
+    assert seconds is not None
+    assert seconds > 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +35,24 @@ def _config(alignment: str) -> TrainConfig:
     return configure(values)
 
 
+@pytest.fixture(scope="module")
+def trained(small_line: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the checkpoint of an alignment, trained once: ``trained("cada")``."""
+
+    @functools.cache
+    def of(alignment: str) -> Path:
+        run = tmp_path_factory.mktemp("runs") / alignment
+        return fit(index_dataset(small_line), run, _config(alignment)).checkpoint
+
+    return of
+
+
 @pytest.mark.parametrize("alignment", [name for name in ALIGNMENTS if name != "class-aware"])
-def test_train_evaluate_export(alignment: str, small_line: Path, tmp_path: Path) -> None:
+def test_train_evaluate_export(
+    alignment: str, small_line: Path, tmp_path: Path, trained: Callable[[str], Path]
+) -> None:
     index = index_dataset(small_line)
-    path = fit(index, tmp_path / "run", _config(alignment)).checkpoint
+    path = trained(alignment)
     checkpoint = load_checkpoint(path)
     scored = score_samples(
         checkpoint, index.test, ["none", alignment, "class-aware"], device=torch.device("cpu")
@@ -60,10 +76,8 @@ def test_train_evaluate_export(alignment: str, small_line: Path, tmp_path: Path)
         engine.close()
 
 
-def test_sigma_learns_another_maximum_with_the_same_base(small_line: Path, tmp_path: Path) -> None:
-    index = index_dataset(small_line)
-    plain = load_checkpoint(fit(index, tmp_path / "cada", _config("cada")).checkpoint)
-    sigma = load_checkpoint(fit(index, tmp_path / "sigma", _config("cada-sigma")).checkpoint)
+def test_sigma_learns_another_maximum_with_the_same_base(trained: Callable[[str], Path]) -> None:
+    plain, sigma = load_checkpoint(trained("cada")), load_checkpoint(trained("cada-sigma"))
     base, other = plain.model.base.state_dict(), sigma.model.base.state_dict()
     assert all(torch.equal(base[name], other[name]) for name in base)
     for name, (mean, maximum) in plain.class_table.items():

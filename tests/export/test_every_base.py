@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,38 +10,26 @@ import numpy as np
 import pytest
 import torch
 
-from cada_edge.export.to_onnx import export_onnx
 from cada_edge.runtime.backend import choose_backend
 from cada_edge.runtime.datasets import index_dataset
 from cada_edge.runtime.detector import Detector
-from cada_edge.trainer.base_method import configure
 from cada_edge.trainer.checkpoint import load_checkpoint
 from cada_edge.trainer.config import BASES
 from cada_edge.trainer.evaluate_checkpoint import score_samples
 from cada_edge.trainer.fit import fit
 
-_ENCODER = {"revdist": "resnet18", "recontrast": "mobilenetv3_small_100", "uniad": "resnet18"}
-"""Small stand-ins for the paper's encoders."""
-
 
 @pytest.mark.parametrize("base", list(BASES))
-def test_train_resume_evaluate_export_detect(base: str, small_line: Path, tmp_path: Path) -> None:
+def test_train_resume_evaluate_export_detect(
+    base: str,
+    small_line: Path,
+    tmp_path: Path,
+    checkpoint_of: Callable[[str], Path],
+    graph_of: Callable[..., Path],
+) -> None:
     index = index_dataset(small_line)
-    values = {
-        "base": base,
-        "encoder": _ENCODER[base],
-        "encoder_weights": "random",
-        "size": 64,
-        "iterations": 4,
-    }
-    values |= {
-        "batch_size": 4,
-        "save_every": 2,
-        "device": "cpu",
-        "aligner": {"iterations": 40, "batch_size": 8},
-    }
-    config = configure(values)
-    whole = fit(index, tmp_path / "whole", config).checkpoint
+    first = load_checkpoint(checkpoint_of(base))
+    config = dataclasses.replace(first.config, save_every=2)
 
     class Stop(Exception):
         pass
@@ -52,16 +41,14 @@ def test_train_resume_evaluate_export_detect(base: str, small_line: Path, tmp_pa
     with pytest.raises(Stop):
         fit(index, tmp_path / "halved", config, progress=stop)
     halved = fit(index, tmp_path / "halved", config, resume=True).checkpoint
-    first, second = load_checkpoint(whole), load_checkpoint(halved)
+    second = load_checkpoint(halved)
     assert all(
         torch.equal(a, b)
         for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
     )
 
     scored = score_samples(first, index.test, ["none", "cada"], device=torch.device("cpu"))
-    exported = export_onnx(whole, tmp_path / "model.onnx")
-    assert exported.parity.max_score_difference < exported.parity.score_limit
-    with Detector(exported.model, threads=1) as detector:
+    with Detector(graph_of(base, "fp32"), threads=1) as detector:
         scores = [detection.score for detection in detector.stream([sample.image for sample in index.test])]
     assert scores == pytest.approx(scored["cada"].scores.tolist(), rel=1e-3, abs=1e-3)
 

@@ -17,7 +17,7 @@ from torch import nn
 from cada_edge.export.graph import FusedGraph
 from cada_edge.export.precision import FP32_OPERATORS, fold_batch_norms, put_sums_into_fp32
 from cada_edge.export.reference import reference_of, run_torch
-from cada_edge.export.to_onnx import ExportConfig, export_onnx
+from cada_edge.manifest import Manifest
 from cada_edge.runtime.backend import Outputs
 from cada_edge.runtime.parity import replay
 from cada_edge.trainer.aligner import build_aligner
@@ -56,10 +56,10 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 @pytest.mark.parametrize("base", list(BASES))
 def test_networks_are_half_and_all_around_them_is_fp32(
-    base: str, checkpoint_of: Callable[[str], Path], tmp_path: Path
+    base: str, checkpoint_of: Callable[[str], Path], graph_of: Callable[..., Path]
 ) -> None:
-    result = export_onnx(checkpoint_of(base), tmp_path / "half.onnx", ExportConfig(precision="fp16"))
-    model = onnx.load(result.model)
+    path = graph_of(base, "fp16")
+    model = onnx.load(path)
     types = _types(model)
     halves: dict[str, int] = defaultdict(int)
     wholes: dict[str, int] = defaultdict(int)
@@ -85,7 +85,9 @@ def test_networks_are_half_and_all_around_them_is_fp32(
     assert {types[output.name] for output in model.graph.output} == {TensorProto.FLOAT}
     assert not any(node.op_type == "Erf" for node in model.graph.node)
     # The export has replayed black, white and noise, none of it infinite.
-    assert result.parity.max_score_difference <= result.parity.score_limit
+    parity = Manifest.read(path).parity
+    assert parity is not None
+    assert parity.max_score_difference <= parity.score_limit
 
 
 @pytest.mark.parametrize("base", list(BASES))

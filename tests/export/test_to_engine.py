@@ -41,7 +41,8 @@ GraphOf = Callable[..., Path]
 
 
 def _config(**changes: Any) -> EngineConfig:
-    return EngineConfig(**{"target": "rtx", "compute_capabilities": CAPABILITIES, **changes})
+    """For one GPU where the number does not matter: each takes a build of its own."""
+    return EngineConfig(**{"target": "rtx", "compute_capabilities": ("8.6",), **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,8 @@ def test_every_base_is_built_for_three_gpus(
 ) -> None:
     graph = graph_of(base, precision)
     out = tmp_path / "model.engine"
-    result = export_engine(graph, out, _config(batch=(1, 4, 8)))
+    config = _config(batch=(1, 4, 8), compute_capabilities=CAPABILITIES)
+    result = export_engine(graph, out, config)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["model.engine", "model.engine.json", "model.engine.reference.npz"]
     manifest, of_graph = Manifest.read(out), Manifest.read(graph)
@@ -162,6 +164,22 @@ def test_ctrl_c_leaves_the_older_export_whole(graph_of: GraphOf, tmp_path: Path)
     assert _content(tmp_path) == before
 
 
+def test_a_disk_that_takes_no_more_leaves_the_older_export_whole(graph_of: GraphOf, tmp_path: Path) -> None:
+    """The system itself refuses: the reference file fits, and the engine, after its build, does not."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit of a file's size")
+    before = _older_export(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, hard))
+    try:
+        with pytest.raises(
+            OutputError, match=r"Cannot write .*model\.engine: File too large\. Free some space"
+        ):
+            export_engine(graph_of("revdist", "fp16"), tmp_path / "model.engine", _config())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert _content(tmp_path) == before
+
+
 def test_a_refusal_of_the_library_leaves_the_older_export_whole(graph_of: GraphOf, tmp_path: Path) -> None:
     before = _older_export(tmp_path)
     with pytest.raises(BackendError, match=r"Cannot compile .* for Turing \(SM75\): FP32 GEMM is not supp"):
@@ -233,6 +251,8 @@ def test_sources_that_cannot_be_used(own: Path, tmp_path: Path) -> None:
 
 
 def test_an_engine_is_no_source(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engine line\.engine came as the source; wanted a checkpoint, or"):
+        export_engine(tmp_path / "line.engine", tmp_path / "model.engine", _config())
     export_engine(own, own.with_suffix(".engine"), _config())
     renamed = own.with_name("renamed.onnx")
     shutil.copy(own.with_suffix(".engine"), renamed)

@@ -150,6 +150,15 @@ def test_a_capture_that_fails_costs_the_graph_and_nothing_else(
     assert _is_clean(cuda_double, tensorrt_double)
 
 
+def test_results_say_when_the_graph_is_gone(tiny_engine: Path, tensorrt_double: Any) -> None:
+    with Detector(tiny_engine) as detector:
+        assert str(detector(_frames(1)[0]).backend).endswith("CUDA graph)")
+        tensorrt_double.fail_capture = True
+        detector.batch(list(_frames(2)))
+        backends = {each.backend for each in detector.batch(list(_frames(2)))}
+    assert backends == {f"tensorrt 10.3.0 Double GPU ({_binding()}, no CUDA graph: its capture failed)"}
+
+
 def test_pycuda_runs_without_a_graph(
     tiny_engine: Path, tensorrt_double: Any, pycuda_double: Any, cuda_double: Any
 ) -> None:
@@ -228,6 +237,12 @@ def test_the_detector_warns_once_of_an_engine_that_was_never_run_and_verify_sett
     assert caplog.text.count("have not been checked on a GPU") == 1
     assert f"cada-edge verify {engine}" in caplog.text
     assert verify(engine).backend.startswith("tensorrt 10.3.0 Double GPU")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING), Detector(as_engine(tiny_model, executed=False)) as detector:
+        detector.run(list(_frames(2))).join()  # which opens the engine again, in a thread of its own
+        detector(_frames(1)[0])
+    assert caplog.text.count("have not been checked on a GPU") == 1
+    verify(engine)
     build = Manifest.read(engine).engine
     assert build is not None
     assert build.executed
@@ -242,6 +257,8 @@ def test_detections_carry_the_engines_stages(tiny_engine: Path, tensorrt_double:
         detection = detector(np.full((40, 30, 3), 204, np.uint8))
     assert detection.score == pytest.approx(0.8, abs=1e-5)
     assert detection.timings_ms["compute"] == 5.0
+    assert detection.backend == f"tensorrt 10.3.0 Double GPU ({_binding()}, CUDA graph)"
+    assert detection.to_dict()["backend"] == detection.backend
     assert {"host_to_device", "device_to_host", "inference", "total"} <= set(detection.timings_ms)
 
 

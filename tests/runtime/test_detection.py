@@ -181,6 +181,7 @@ def test_to_dict_is_strict_json_without_the_map() -> None:
         "captured_monotonic_s": 12.5,
         "path": "teil ü/部品.png",
         "dropped_before": 0,
+        "backend": None,
         "timings_ms": {"preprocess": 1.0, "inference": 6.5, "total": 8.25},
     }
     bare = Detection(score=1, raw_score=1).to_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import subprocess
@@ -78,6 +79,15 @@ def test_a_machine_with_a_gpu(
     assert not found["runs .onnx"].found
     assert not found["TensorRT for RTX"].found
     assert cuda_double.held() == 0
+    # All but the GPU: no package is what is missing.
+    monkeypatch.setattr("cada_edge.runtime.cuda_driver._LIBRARY", "libcuda-of-no-machine.so")
+    monkeypatch.setattr(ctypes, "CDLL", _no_library)
+    found = _named(examine(bare))
+    assert (found["runs .engine"].found, found["runs .engine"].remedy) == (False, "see GPU")
+
+
+def _no_library(name: str, *rest: Any, **options: Any) -> Any:
+    raise OSError(f"{name}: cannot open shared object file")
 
 
 def _put_opencv(monkeypatch: pytest.MonkeyPatch, *, ffmpeg: str = "YES", gstreamer: str = "NO") -> None:

@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cada_edge.benchmarks import gpu_check
+from cada_edge.benchmarks.gpu_outcomes import perform
 from cada_edge.errors import BackendError, CheckFailedError, MissingExtraError, OutputError
 from cada_edge.export import to_engine
 from cada_edge.export.engine_builder import BuildRequest, Plan
@@ -169,6 +172,27 @@ def test_the_timing_cache_goes_from_build_to_build(
     assert result.engine.options["timing_cache"] is True
 
 
+def test_a_timing_cache_that_cannot_be_kept_costs_no_engine(
+    tiny_model: Path,
+    builder: BuilderDouble,
+    tensorrt_double: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cache = tmp_path / "cache" / "timing.bin"
+    config = EngineConfig(batch=(1, 2, 4), timing_cache=cache)
+
+    def build(model: Path, request: BuildRequest, state: Any) -> Plan:
+        cache.parent.write_text("a file where the folder was to be")
+        return builder(model, request, state)
+
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(to_engine, "build_plan", build)
+        result = export_engine(tiny_model, tmp_path / "line.engine", config)
+    Manifest.read(result.model).check_model_file(result.model)
+    assert "The engine is built, but the next build measures anew. Cannot write" in caplog.text
+
+
 def test_a_place_that_takes_no_file(
     tiny_model: Path, builder: BuilderDouble, tensorrt_double: Any, tmp_path: Path
 ) -> None:
@@ -194,3 +218,43 @@ def test_the_graphs_drift_is_kept(
     dataclasses.replace(manifest, parity=drifted).write(tiny_model)
     parity = export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4))).parity
     assert (parity.auroc_drift, parity.auroc_drift_reason) == (0.05, None)
+
+
+def test_the_gpu_check_takes_an_exported_file_in_pytorchs_place(
+    tiny_model: Path,
+    builder: BuilderDouble,
+    tensorrt_double: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a Jetson, where it is the acceptance test of an installation."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    checks = gpu_check.checks(tmp_path, quick=True, model=tiny_model)
+    trained = perform("train.revdist", checks["train.revdist"])
+    assert (trained.state, trained.reason[:27]) == ("not possible", "PyTorch is not installed (i")
+    ended = perform("engine.tensorrt", checks["engine.tensorrt"])
+    assert (ended.state, ended.reason) == ("ok", "")
+    figures = ended.figures
+    assert figures["backend"].startswith("tensorrt 10.3.0 Double GPU (")
+    assert figures["backend"].endswith(", CUDA graph)")
+    assert figures["model"] == "{0.base} {0.encoder}, {0.precision}".format(Manifest.read(tiny_model))
+    assert figures["difference"] <= figures["limit"] == 1e-4
+    assert figures["batch_1_with_transfers"]["n"] >= 10
+    assert [request.target for request in builder.requests] == ["tensorrt"]
+    # Without either there is nothing to build from, and it says what to give.
+    ended = perform("engine.tensorrt", gpu_check.checks(tmp_path, quick=True)["engine.tensorrt"])
+    assert ended.reason == (
+        "the check train.revdist left no checkpoint, which takes PyTorch; pass an exported file with --model."
+    )
+
+
+def test_the_gpu_check_refuses_what_no_engine_is_built_from(tiny_engine: Path, tmp_path: Path) -> None:
+    out = tmp_path / "box.json"
+    for model, wanted in (
+        (tiny_engine, "is of the format 'engine'; wanted the ONNX file that engines are built from"),
+        (tmp_path / "none.onnx", "There is no model file at"),
+    ):
+        result = CliRunner().invoke(gpu_check.main, ["--out", str(out), "--model", str(model)])
+        assert result.exit_code == 2
+        assert wanted in result.output
+    assert not out.exists()

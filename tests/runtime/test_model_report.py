@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,11 +46,34 @@ def test_an_engine_that_fits_shows_its_layers(tiny_engine: Path, tensorrt_double
     result = CliRunner().invoke(main, ["inspect", str(tiny_engine)])
     assert result.exit_code == 0, result.output
     assert "layers              3: 2 fp16, 1 other" in result.stdout
-    assert "runs here           yes" in result.stdout
+    runs_on = next(line for line in result.stdout.splitlines() if line.startswith("runs here"))
+    assert re.fullmatch(
+        r"runs here           yes, on tensorrt 10\.3\.0 Double GPU \(cuda-bindings.*, CUDA graph\)", runs_on
+    )
+    assert tensorrt_double.alive == []
     shown = json.loads(CliRunner().invoke(main, ["inspect", str(tiny_engine), "--json"]).stdout)
+    assert runs_on.endswith(shown["runs_on"])
     assert shown["layers"][0] == {"name": "a", "kind": "kgen", "precisions": ["fp16"]}
     assert (shown["runs_here"], shown["why_not"], shown["notes"]) == (True, None, [])
     assert shown["takes"] == "frames: uint8 (N, 16, 16, 3), BGR, N from 1 to 4, fastest with 2"
+
+
+@pytest.mark.parametrize("reason", ["its capture failed", "pycuda.* has none"])
+def test_an_engine_without_a_cuda_graph_says_why(
+    reason: str,
+    tiny_engine: Path,
+    tensorrt_double: Any,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if "capture" in reason:
+        tensorrt_double.fail_capture = True
+    else:
+        request.getfixturevalue("pycuda_double")
+        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    report = report_on(tiny_engine)
+    assert report.runs_here
+    assert re.search(rf"no CUDA graph: {reason}\)$", str(report.runs_on))
 
 
 def test_one_batch_and_an_engine_that_was_never_run(
@@ -60,6 +85,7 @@ def test_one_batch_and_an_engine_that_was_never_run(
     assert len(report.notes) == 1
     assert "could not be run: its parity is its graph's" in report.notes[0]
     assert report.notes[0].endswith("cada-edge verify tiny.engine")
+    assert report_on(tiny_model).runs_on is None
 
 
 def test_what_is_against_an_engine_is_told_with_its_remedy(
@@ -86,8 +112,6 @@ def test_without_a_driver(tiny_engine: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_without_a_cuda_binding(
     tiny_engine: Path, tensorrt_double: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     for name in ("cuda.bindings.driver", "pycuda.driver"):
         monkeypatch.setitem(sys.modules, name, None)
     assert "needs the package 'cuda-bindings'" in str(report_on(tiny_engine).why_not)
@@ -98,6 +122,10 @@ def test_a_library_that_refuses_the_file_is_a_verdict_too(tiny_engine: Path, ten
     report = report_on(tiny_engine)
     assert not report.runs_here
     assert "cannot deserialise" in str(report.why_not)
+    tensorrt_double.fail["execute_async_v3"] = False
+    report = report_on(tiny_engine)
+    assert (report.runs_here, report.runs_on, report.layers) == (False, None, None)
+    assert "cannot run" in str(report.why_not)
 
 
 def test_a_damaged_pair_is_an_error(tiny_engine: Path) -> None:

@@ -143,15 +143,87 @@ def load(path: Path, runtime: Any):
     assert "device_memory_size" not in _names_of(RECORDS["tensorrt-11.4.0.106"])
 
 
-def test_no_other_module_imports_tensorrt() -> None:
-    importing = set()
-    for file in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-            if any(name.partition(".")[0] in ("tensorrt", "tensorrt_rtx") for name in names):
-                importing.add(file)
-    assert importing <= set(TENSORRT_FILES)
+def _sources() -> dict[Path, ast.Module]:
+    # Not rglob, which does not follow the links to the folders of a checkout.
+    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/*.py")]
+    return {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+def _reaches_tensorrt(tree: ast.AST) -> list[str]:
+    """List, as source, what may bring one of TensorRT's objects into a module."""
+    asked = ("tensorrt", "tensorrt_rtx")
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    found = []
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        if any(name.partition(".")[0] in asked for name in names):
+            found.append(ast.unparse(node))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+            "import_module",
+            "__import__",
+        ):
+            # By its text: a name that is put together, or one of MODULES, would do as well.
+            given = ast.unparse(node.args[0])
+            if "MODULES" in given or any(f"'{name}" in given for name in asked):
+                found.append(ast.unparse(node))
+        # It may be called for its errors, or for the version, which is text.
+        if isinstance(node, ast.Name) and node.id == "load_tensorrt":
+            call = parents[node]
+            user = parents.get(call)
+            is_call = isinstance(call, ast.Call) and call.func is node
+            is_version = isinstance(user, ast.Attribute) and user.attr == "__version__"
+            if not is_call or not (is_version or isinstance(user, ast.Expr)):
+                found.append(ast.unparse(user or call))
+        if (isinstance(node, ast.Name) and node.id == "message_log") or (
+            isinstance(node, ast.alias) and node.name == "message_log"
+        ):
+            found.append("message_log")
+    return found
+
+
+def test_no_other_module_comes_to_tensorrts_objects() -> None:
+    sources = _sources()
+    assert set(TENSORRT_FILES) < set(sources)
+    assert {file.parent.name for file in sources} == {
+        *("cada_edge", "runtime", "trainer", "export", "benchmarks"),
+    }
+    reaching = {file: _reaches_tensorrt(tree) for file, tree in sources.items()}
+    assert {file for file, found in reaching.items() if found} == set(TENSORRT_FILES)
+
+
+@pytest.mark.parametrize(
+    ("source", "is_reached"),
+    [
+        ("import tensorrt", True),
+        ("from tensorrt_rtx import Builder", True),
+        ("import tensorrt_helpers", False),
+        ("importlib.import_module('tensorrt')", True),
+        ("import_module(MODULES[target])", True),
+        ("import_module('cuda.bindings.driver')", False),
+        ("version = load_tensorrt(target).__version__", False),
+        ("load_tensorrt(target, 'Building')", False),
+        ("trt = load_tensorrt(target)", True),
+        ("load_tensorrt(target).Builder", True),
+        ("load = load_tensorrt", True),
+        ("from cada_edge.runtime.tensorrt_engine import message_log", True),
+    ],
+)
+def test_the_search_finds_each_way_to_them(source: str, is_reached: bool) -> None:
+    assert bool(_reaches_tensorrt(ast.parse(source))) == is_reached
+
+
+def test_no_precision_flag_is_known_to_the_builder() -> None:
+    """Precision is in the graph: TensorRT 11 has none of these, and 10.x would change a typed network."""
+    flags = {"FP16", "BF16", "INT8", "FP8", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"}
+    assert flags <= _names_of(RECORDS["tensorrt-10.3.0"])
+    for file in TENSORRT_FILES:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        texts = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert not flags & (_touched(tree) | texts)
+    flag_names = RECORDS["tensorrt-11.4.0.106"]["enums"]["BuilderFlag"]
+    assert not flags & set(flag_names)
+    assert "TF32" in flag_names
 
 
 def test_the_double_has_no_name_that_tensorrt_lacks(make_tensorrt_double: object) -> None:
