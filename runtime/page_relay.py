@@ -23,7 +23,7 @@ _STATE_S, _TRACE_S = 0.25, 0.5
 _LIVE_EVERY_S, _REJECTS_EVERY_S = 0.03, 0.25
 """How often the inspection is asked for pictures."""
 
-_WATCHED_S = 3.0
+_WATCHED_S = 2.0
 """Time for which somebody is thought to look on after asking."""
 
 _REJECTS, _REJECTS_BYTES = 60, 48 << 20

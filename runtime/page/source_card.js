@@ -155,6 +155,8 @@ export class SourceCard {
       else {
         [tone, text] = head.is_anomalous ? ["bad", "✕ REJECT"] : ["ok", "✓ OK"];
         note = format.comparison(head.score, head.threshold);
+        // An old OK is no news; an old reject still is.
+        if (status !== "live" && !head.is_anomalous) tone = "quiet";
       }
     }
     verdict.dataset.tone = tone;

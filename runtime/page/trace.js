@@ -48,7 +48,7 @@ export class Trace {
     const highest = Math.max(0, ...this.#bins.map((bin) => bin[COLUMN.highest]));
     const lowest = Math.min(0, ...this.#bins.map((bin) => bin[COLUMN.lowest]));
     const limit = this.#threshold;
-    const top = limit > 0 ? Math.min(Math.max(highest * 1.12, limit * 1.5), limit * 5) : highest * 1.12 || 1;
+    const top = limit > 0 ? Math.min(Math.max(highest * 1.12, limit * 1.5), limit * 3) : highest * 1.12 || 1;
     const bottom = Math.max(lowest * 1.12, -top / 2);
     const plot = { left: 34, right: width - 4, top: 8, bottom: HEIGHT - 16 };
     const elapsed = (performance.now() - this.#receivedAt) / 1000;

@@ -146,7 +146,7 @@ def test_a_live_picture_is_the_frame_and_its_map(page: LivePage) -> None:
 
 
 def test_frames_of_every_kind_are_shown(page: LivePage) -> None:
-    kinds = [
+    kinds: list[np.ndarray] = [
         np.full((30, 50), 7, np.uint8),
         np.full((30, 50, 4), 7, np.uint8),
         np.full((3000, 100, 3), 7, np.uint8)[::2],
