@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cada_edge.runtime.detector import Detector
     from cada_edge.runtime.draw import draw
     from cada_edge.runtime.inspection_log import InspectionLog
+    from cada_edge.runtime.live_page import LivePage
     from cada_edge.runtime.live_source import Reconnect
     from cada_edge.runtime.run import Run
     from cada_edge.runtime.run_options import RunOptions
@@ -64,6 +65,7 @@ __all__ = [
     "ImageReadError",
     "InputError",
     "InspectionLog",
+    "LivePage",
     "Manifest",
     "ManifestError",
     "MissingExtraError",
@@ -89,6 +91,7 @@ _HOMES = {
     "Detector": "cada_edge.runtime.detector",
     "Frame": "cada_edge.runtime.sources",
     "InspectionLog": "cada_edge.runtime.inspection_log",
+    "LivePage": "cada_edge.runtime.live_page",
     "Manifest": "cada_edge.manifest",
     "Reconnect": "cada_edge.runtime.live_source",
     "Run": "cada_edge.runtime.run",

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cada_edge.options import backend_option, json_option, read_bytes, threads_option
+from cada_edge.runtime.page_address import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from cada_edge.runtime.detection import Detection
     from cada_edge.runtime.inspection_log import InspectionLog
+    from cada_edge.runtime.live_page import LivePage
     from cada_edge.runtime.run import Run
     from cada_edge.runtime.run_options import RunOptions
     from cada_edge.runtime.source_base import Frame
-    from cada_edge.runtime.stream_events import StatusEvent
+    from cada_edge.runtime.stream_events import OnStatus, StatusEvent
 
 __all__ = ["predict"]
 
@@ -109,6 +111,20 @@ __all__ = ["predict"]
     show_default=True,
     help="Seconds without a frame after which a live source is opened anew.",
 )
+@click.option(
+    "--serve",
+    metavar="ADDRESS",
+    default=None,
+    help="Serve a live page at HOST:PORT, as 127.0.0.1:8080; port 0 for any free one.",
+)
+@click.option(
+    "--serve-token",
+    metavar="TOKEN",
+    envvar=TOKEN_VARIABLE,
+    show_envvar=True,
+    default=None,
+    help="What a viewer must know; needed where other machines reach the address.",
+)
 @click.option("--quiet", is_flag=True, help="Print no line a frame.")
 @backend_option
 @threads_option
@@ -134,16 +150,29 @@ def predict(
 
     with ExitStack() as stack:
         detector = stack.enter_context(Detector(model, backend=backend, threshold=threshold, threads=threads))
-        log = stack.enter_context(_log(detector, options, several=len(sources) > 1))
+        page = _page(detector, options["serve"], options["serve_token"])
+        if page is not None:
+            stack.enter_context(page)
+
+        def on_status(event: StatusEvent) -> None:
+            _tell(event)
+            if page is not None:
+                page.tell(event)
+
+        log = stack.enter_context(_log(detector, options, on_status, several=len(sources) > 1))
 
         def on_result(detection: Detection, frame: Frame) -> None:
             log.put(detection, frame)
+            if page is not None:
+                page.put(detection, frame)
             if not quiet:
                 click.echo(json.dumps(detection.to_dict()) if as_json else repr(detection))
 
         run = detector.run(
-            *sources, on_result=on_result, on_status=_tell, options=_run_options(options, len(sources))
+            *sources, on_result=on_result, on_status=on_status, options=_run_options(options, len(sources))
         )
+        if page is not None:
+            page.watch(run)
         stack.callback(_print_summary, run, log)
         with _stopped_by_signals(run) as was_interrupted, run:
             run.join()
@@ -151,7 +180,18 @@ def predict(
             raise KeyboardInterrupt
 
 
-def _log(detector: Any, options: dict[str, Any], *, several: bool) -> InspectionLog:
+def _page(detector: Any, address: str | None, token: str | None) -> LivePage | None:
+    """Serve the live page, if one is wanted."""
+    if address is None:
+        return None
+    from cada_edge.runtime.live_page import LivePage
+
+    page = LivePage(detector, address, token=token, on_status=_tell)
+    click.echo(f"page: {page.url}" + (" (asks for the token)" if token else ""), err=True)
+    return page
+
+
+def _log(detector: Any, options: dict[str, Any], on_status: OnStatus, *, several: bool) -> InspectionLog:
     from cada_edge.runtime.inspection_log import InspectionLog
 
     return InspectionLog(
@@ -163,7 +203,7 @@ def _log(detector: Any, options: dict[str, Any], *, several: bool) -> Inspection
         video=options["save_video"],
         video_fps=options["video_fps"],
         per_source=several,
-        on_status=_tell,
+        on_status=on_status,
     )
 
 

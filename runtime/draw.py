@@ -13,7 +13,7 @@ from cada_edge.errors import ConfigError, InputError
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.preprocess import load_cv2, to_bgr
 
-__all__ = ["draw", "heatmap"]
+__all__ = ["draw", "heat_levels", "heatmap"]
 
 _SCALE_HEADROOM = 1.5
 """Upper end of the colour scale, in pixel thresholds: what is just anomalous is two thirds up. Without a
@@ -111,6 +111,22 @@ def heatmap(anomaly_map: NDArray[np.floating[Any]], value_range: tuple[float, fl
     cv2 = load_cv2("Drawing")
     levels = _levels(anomaly_map, low, high)
     return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), np.uint8)
+
+
+def heat_levels(detection: Detection) -> tuple[NDArray[np.uint8] | None, int | None]:
+    """Return a detection's map on the colour scale of `draw`, for whoever colours it elsewhere.
+
+    Returns:
+        Position on the scale, uint8 (S, S), None without a map; and the position of the pixel threshold,
+        above which a pixel belongs to the mask, None without one or where the scale does not hold it.
+    """
+    if detection.anomaly_map is None:
+        return None, None
+    low, high = _default_range(detection)
+    limit = detection.pixel_threshold
+    is_on_scale = limit is not None and low <= limit < high
+    level = round((limit - low) * 255 / (high - low)) if is_on_scale and limit is not None else None
+    return _levels(detection.anomaly_map, low, high), level
 
 
 def _levels(anomaly_map: NDArray[np.floating[Any]], low: float, high: float) -> NDArray[np.uint8]:

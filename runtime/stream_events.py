@@ -26,6 +26,8 @@ EventKind = Literal[
     "sink_failed",
     "sink_recovered",
     "sink_full",
+    "page_failed",
+    "page_recovered",
 ]
 """What happened:
 
@@ -41,6 +43,7 @@ EventKind = Literal[
 * ``refused``: a frame of it cannot be inspected, as one of another size than the model's fixed one.
 * ``sink_failed``, ``sink_recovered``: verdicts or pictures could not be written there; they can again.
 * ``sink_full``: more came than can be written there, and `data["lost"]` of them were given up.
+* ``page_failed``, ``page_recovered``: the page's process ended; it serves again.
 """
 
 
