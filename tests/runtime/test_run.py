@@ -218,6 +218,38 @@ def test_an_error_of_a_source_comes_after_its_frames(
     assert run.stats.sources[str(tmp_path)] == StreamCounts(captured=3, delivered=2, corrupt=1)
 
 
+def test_a_frame_that_cannot_be_used_ends_the_run_after_those_before_it(detector: Detector) -> None:
+    good, bad = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 2), np.uint8)
+    listener = Listener()
+    options = RunOptions(batch=8, batch_timeout_s=0.5, policy="block", capacity=8)
+    with pytest.raises(FrameError, match=r"A frame of shape \(4, 4, 2\) came"):
+        detector.run([good, good, bad, good], [good], on_result=listener.result, options=options).join()
+    names = sorted((frame.source_id, frame.index) for _, frame in listener.results)
+    assert names == [("iterable", 0), ("iterable", 1), ("iterable (2)", 0)]
+
+
+def test_under_overload_a_verdict_is_about_the_present(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is made slow here: a frame waits for the inference before its own, and for no further one."""
+    inference_s, real = 0.1, detector.infer
+
+    def slow(prepared: Any) -> Any:
+        time.sleep(inference_s)
+        return real(prepared)
+
+    def camera() -> Iterator[np.ndarray]:
+        for image in images(300):
+            time.sleep(0.004)
+            yield image
+
+    monkeypatch.setattr(detector, "infer", slow)
+    run = detector.run(camera(), options=RunOptions(policy="latest"))
+    run.join()
+    assert run.stats.inspected > 5
+    assert 1.0 <= run.stats.latency_ms["p50"] / 1e3 / inference_s < 2.6
+
+
 def test_an_error_of_the_model_reaches_the_caller(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
