@@ -25,7 +25,7 @@ from cada_edge.runtime.handoff import Handoff
 from cada_edge.runtime.live_source import LiveSource
 from cada_edge.runtime.run_options import RunOptions, RunStats
 from cada_edge.runtime.source_ahead import ReadAheadSource
-from cada_edge.runtime.source_base import Frame, Source
+from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.sources import open_source
 from cada_edge.runtime.stream_events import OnStatus, StatusEvent, make_event, tell
 
@@ -110,7 +110,10 @@ class Run:
                     changed=self._changed,
                 )
                 is_live = isinstance(found, LiveSource)
-                if isinstance(source, Source) or not isinstance(found, BufferedSource):
+                if isinstance(source, BufferedSource):
+                    # Its own policy holds: a second buffer behind it would let its frames grow old.
+                    source.buffer.notify_also(self._changed)
+                if not isinstance(found, BufferedSource):
                     found = ReadAheadSource(
                         found,
                         policy=options.policy or "block",

@@ -154,6 +154,23 @@ def test_a_slow_listener_costs_a_live_source_frames_and_files_none(detector: Det
     assert listener.indices == list(range(50))
 
 
+def test_an_open_source_keeps_its_own_policy_and_counts(detector: Detector) -> None:
+    def camera() -> Iterator[np.ndarray]:
+        for image in images(150):
+            time.sleep(0.001)
+            yield image
+
+    listener = Listener(sleep_s=0.01)
+    source = open_source(camera(), policy="latest", source_id="press 3")
+    run = detector.run(source, images(3), on_result=listener.result)
+    run.join()
+    counts = run.stats.sources["press 3"]
+    assert counts.dropped > 50
+    assert counts.captured == 150 == counts.delivered + counts.dropped
+    assert source.closed
+    assert Counter(frame.source_id for _, frame in listener.results)["iterable"] == 3
+
+
 def test_stop_ends_an_endless_source_and_nothing_waits(detector: Detector) -> None:
     def endless() -> Iterator[np.ndarray]:
         while True:
