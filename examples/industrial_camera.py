@@ -1,8 +1,8 @@
 """An industrial camera by its maker's SDK: its grab loop is a generator of frames, and that is a source.
 
-The loop has the shape of pypylon's (Basler). `grab` takes any camera with those methods, so that a test runs it
-without the package; the last block opens a real one. Other SDKs (Vimba, Spinnaker, Aravis) have the same
-parts: start, wait for a frame with a time limit, copy it out, release it, stop.
+The loop has the shape of pypylon's (Basler). `grab` takes any camera with those methods, so that a test can
+run it without the package; the last block opens a real one. Other SDKs (Vimba, Spinnaker, Aravis) have the
+same parts: start, wait for a frame with a time limit, copy it out, release it, stop.
 
     pip install pypylon
     python industrial_camera.py model.onnx
