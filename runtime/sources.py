@@ -179,6 +179,13 @@ def _open_path(source: str | Path, on_error: OnError, source_id: str | None) -> 
     if not exists:
         if glob.has_magic(text):
             return FileSource(match_images(text), source_id=source_id, on_error=on_error)
+        mistyped = re.match(r"(rtsps?|rtmp|https?|udp|tcp)(?::|//)", text, re.IGNORECASE)
+        if mistyped:
+            # It may hold a password: nothing of it but its kind is shown.
+            raise SourceError(
+                f"An address that begins with {mistyped[0]} came; wanted {mistyped[1]}://host and so on. "
+                "Correct it."
+            )
         raise SourceError(f"{describe_missing(path)}. Wanted {_WANTED}. Correct the path.")
     if path.is_dir():
         return FileSource(find_images(path), source_id=source_id, on_error=on_error)

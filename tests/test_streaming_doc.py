@@ -123,10 +123,12 @@ def test_lists_are_whole() -> None:
 
 def test_figures_are_the_codes() -> None:
     from cada_edge.runtime.inspection_log import _PICTURES
+    from cada_edge.runtime.picture_sinks import _SPARE_BYTES
 
     assert "from 0.5 to 30 s" in TEXT
     assert (Reconnect.first_delay_s, Reconnect.longest_delay_s) == (0.5, 30.0)
     assert f"up to {_PICTURES} wait" in TEXT
+    assert f"the last {_SPARE_BYTES >> 20} MiB" in TEXT
     codes = section("What is kept").partition("Exit codes of `predict`:")[2]
     assert re.findall(r"(?:^|; ) ?(\d+) ", codes) == ["0", "2", "3", "4", "5", "130"]
     assert errors.SourceLostError.exit_code == 4

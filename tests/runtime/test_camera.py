@@ -120,6 +120,15 @@ def test_refused_addresses(source: object, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "address", ["rtsp:/me:secret@cam/1", "rtsp//me:secret@cam", "HTTP:me:secret@cam/x", "tcp:secret"]
+)
+def test_a_mistyped_address_shows_no_secret(address: str) -> None:
+    with pytest.raises(SourceError, match=r"An address that begins with .* came; wanted \w+://host") as error:
+        open_source(address)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("rtsp://me:p@ss@cam/1", "rtsp://***@cam/1"),
