@@ -24,6 +24,8 @@ _NETWORK = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "
 _FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _environment = threading.Lock()
 
+_JPEG_END = b"\xff\xd9"
+
 
 @dataclass(frozen=True)
 class CameraOptions:
@@ -143,6 +145,7 @@ class Camera:
         self._address = address
         self._cv2 = load_cv2("Reading cameras")
         self._capture: Any = self._open(options)
+        self._is_jpeg = address.kind == "network" and self._takes_jpeg()
         self.notes: tuple[str, ...] = self._settle(options) if address.kind == "webcam" else ()
 
     def _open(self, options: CameraOptions) -> Any:
@@ -178,6 +181,17 @@ class Camera:
             capture.release()
             raise SourceError(f"{self._address.name} cannot be opened; wanted a source of frames. {remedy}.")
         return capture
+
+    def _takes_jpeg(self) -> bool:
+        """Ask for a stream of JPEG images as it is, to decode it here.
+
+        FFmpeg makes a whole picture of half an image, as is left when a camera or its line fails, and says
+        nothing; OpenCV would hand it on.
+        """
+        cv2 = self._cv2
+        if int(self._capture.get(cv2.CAP_PROP_FOURCC)) != cv2.VideoWriter.fourcc(*"MJPG"):
+            return False
+        return bool(self._capture.set(cv2.CAP_PROP_FORMAT, -1))
 
     def _settle(self, options: CameraOptions) -> tuple[str, ...]:
         """Ask a webcam for format, size and rate; return what it did otherwise."""
@@ -216,9 +230,20 @@ class Camera:
             return None
         at_s, monotonic_s = time.time(), time.monotonic()
         is_whole, image = self._capture.retrieve()
+        if is_whole and self._is_jpeg:
+            image = self._decode(image)
         if not is_whole or image is None or image.size == 0:
             return None, at_s, monotonic_s
         return np.asarray(image), at_s, monotonic_s
+
+    def _decode(self, data: NDArray[np.uint8]) -> NDArray[Any] | None:
+        """Decode a JPEG image; None where its end is missing."""
+        # Some cameras fill up with zeros behind the end.
+        if not data.tobytes().rstrip(b"\0").endswith(_JPEG_END):
+            return None
+        flags = self._cv2.IMREAD_COLOR | self._cv2.IMREAD_IGNORE_ORIENTATION
+        image: NDArray[Any] | None = self._cv2.imdecode(data, flags)
+        return image
 
     def close(self) -> None:
         """Give the connection back."""

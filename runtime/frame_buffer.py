@@ -59,6 +59,7 @@ class FrameBuffer:
         self._policy = policy
         self._capacity = capacity
         self._changed = changed or threading.Condition()
+        self._also: threading.Condition | None = None
         self._frames: deque[Frame] = deque()
         self._captured = self._delivered = self._dropped = self._corrupt = self._gaps = 0
         self._dropped_since = 0
@@ -85,6 +86,16 @@ class FrameBuffer:
         """Whether the consumer takes no more frames."""
         return self._closed
 
+    def notify_also(self, changed: threading.Condition) -> None:
+        """Notify another condition too whenever a frame comes: for one consumer of buffers made before it."""
+        self._also = changed
+
+    def _wake(self) -> None:
+        """Notify it, when this buffer's own lock is free: its holder may be asking this buffer something."""
+        if self._also is not None:
+            with self._also:
+                self._also.notify_all()
+
     def put(self, frame: Frame) -> bool:
         """Hand a frame over; with ``block`` wait for room.
 
@@ -108,7 +119,8 @@ class FrameBuffer:
                 self._drop()
             self._frames.append(frame)
             self._changed.notify_all()
-            return True
+        self._wake()
+        return True
 
     def _drop(self) -> None:
         self._dropped += 1
@@ -138,6 +150,7 @@ class FrameBuffer:
                 self._finished = True
                 self._error = error
             self._changed.notify_all()
+        self._wake()
 
     def take(self, timeout_s: float | None = None) -> Frame | None:
         """Take the oldest frame, with the number of those dropped since the one before it.
@@ -192,3 +205,4 @@ class FrameBuffer:
                 self._frames.clear()
                 self._held = 0
             self._changed.notify_all()
+        self._wake()

@@ -34,6 +34,12 @@ class Handoff(Generic[_T]):
             self._changed.notify_all()
             return True
 
+    def wait_for_room(self) -> bool:
+        """Wait until an item can be put without waiting; False when the taker has closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
+            return not self._closed
+
     def take(self) -> _T | None:
         """Wait for the next item; None when there are no more."""
         with self._changed:

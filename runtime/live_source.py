@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -18,8 +17,6 @@ from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event, tell
 
 __all__ = ["LiveSource", "Reconnect"]
-
-_log = logging.getLogger(__name__)
 
 _MOST_HANGING = 4
 """Connections whose thread hangs in the driver: while there are so many, no further one is opened."""
@@ -146,7 +143,6 @@ class LiveSource(BufferedSource):
         self._supervisor.join(self._camera.stall_timeout_s)
 
     def _tell(self, kind: EventKind, message: str, **data: Any) -> None:
-        _log.log(logging.INFO if kind in ("opened", "resized", "ended") else logging.WARNING, "%s", message)
         tell(self._on_status, make_event(kind, self.source_id, message, **data))
 
     def _supervise(self) -> None:

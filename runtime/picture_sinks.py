@@ -31,7 +31,8 @@ VIDEO_SUFFIXES = {".mkv": "MJPG", ".avi": "MJPG", ".mp4": "mp4v"}
 """Extension of a video -> its codec, one that every build of OpenCV's wheels writes."""
 
 _SPARE_BYTES = 64 << 20
-"""Free space below which no video is written on: OpenCV's writer says nothing of a full disk."""
+"""Free space below which no picture is written on: what is left is for verdicts, and OpenCV's writer of
+videos says nothing of a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class ImageSink(Sink[Picture]):
 
     def write(self, records: Sequence[Picture]) -> None:
         """Write each picture to its path; see `Sink.write`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _require_space(self.path)
         for picture in records:
             write_image(picture.path, draw(picture.frame.image, picture.detection))
 
@@ -147,8 +150,7 @@ class VideoSink(Sink[Picture]):
 
     def write(self, records: Sequence[Picture]) -> None:
         """Append the pictures; see `Sink.write`."""
-        if shutil.disk_usage(self.path.parent).free < _SPARE_BYTES:
-            raise OSError(f"less than {_SPARE_BYTES >> 20} MiB are free on the disk of {self.path}")
+        _require_space(self.path.parent)
         for picture in records:
             image = draw(picture.frame.image, picture.detection)
             size = (image.shape[1], image.shape[0])
@@ -176,6 +178,11 @@ class VideoSink(Sink[Picture]):
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.release()
+
+
+def _require_space(folder: Path) -> None:
+    if shutil.disk_usage(folder).free < _SPARE_BYTES:
+        raise OSError(f"less than {_SPARE_BYTES >> 20} MiB are free on the disk of {folder}")
 
 
 def file_label(source_id: str) -> str:

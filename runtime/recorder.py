@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -15,8 +14,6 @@ from cada_edge.runtime.sink_base import ItemT, Sink
 from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event, tell
 
 __all__ = ["Recorder", "RecorderStats"]
-
-_log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 30.0
 _BATCH = 5000
@@ -155,7 +152,6 @@ class Recorder(Generic[ItemT]):
         return self.stats
 
     def _tell(self, kind: EventKind, message: str, **data: int) -> None:
-        _log.log(logging.INFO if kind == "sink_recovered" else logging.WARNING, "%s", message)
         tell(self._on_status, make_event(kind, self._sink.path.name, message, **data))
 
     def _work(self) -> None:
@@ -209,9 +205,10 @@ class Recorder(Generic[ItemT]):
             is_new, self._is_failing = not self._is_failing, True
             waiting = len(self._waiting)
         if is_new:
+            reason = str(error).rstrip(".")
             self._tell(
                 "sink_failed",
-                f"{self._sink.path} does not take records: {error}. {waiting} wait and are tried again",
+                f"{self._sink.path} does not take records: {reason}. {waiting} wait and are tried again",
                 waiting=waiting,
             )
 

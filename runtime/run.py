@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cada_edge.errors import FrameError, SourceError, SourceLostError
+from cada_edge.errors import FrameError, SourceError
 from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.detection import Detection
+from cada_edge.runtime.fair_batches import FairBatches
 from cada_edge.runtime.handoff import Handoff
 from cada_edge.runtime.live_source import LiveSource
 from cada_edge.runtime.run_options import RunOptions, RunStats
 from cada_edge.runtime.source_ahead import ReadAheadSource
-from cada_edge.runtime.source_base import Frame, Source
+from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.sources import open_source
 from cada_edge.runtime.stream_events import OnStatus, StatusEvent, make_event, tell
 
@@ -65,8 +66,6 @@ class Run:
         self._changed = threading.Condition()
         self._state = threading.Lock()
         self._error: BaseException | None = None
-        self._is_stopping = self._is_paused = False
-        self._turn = 0
         self._ended_s: float | None = None
         self._refused_told_s = float("-inf")
         self._inspected = self._anomalous = self._refused = 0
@@ -76,6 +75,12 @@ class Run:
         self._inferred: Handoff[tuple[InferredBatch, list[Frame]]] = Handoff()
         self._live: set[str] = set()
         self._sources = self._open(sources)
+        self._batches = FairBatches(
+            self._sources,
+            self._changed,
+            batch=self._options.batch,
+            batch_timeout_s=self._options.batch_timeout_s,
+        )
         try:
             detector.lend()
         except BaseException:
@@ -105,7 +110,10 @@ class Run:
                     changed=self._changed,
                 )
                 is_live = isinstance(found, LiveSource)
-                if isinstance(source, Source) or not isinstance(found, BufferedSource):
+                if isinstance(source, BufferedSource):
+                    # Its own policy holds: a second buffer behind it would let its frames grow old.
+                    source.buffer.notify_also(self._changed)
+                if not isinstance(found, BufferedSource):
                     found = ReadAheadSource(
                         found,
                         policy=options.policy or "block",
@@ -119,7 +127,7 @@ class Run:
                     name = f"{found.source_id} ({number})"
                 opened[name] = found
                 if is_live:
-                    self._live.add(found.source_id)
+                    self._live.add(name)
         except BaseException:
             for each in opened.values():
                 each.close()
@@ -160,22 +168,18 @@ class Run:
 
     def pause(self) -> None:
         """Take no more frames until `resume`: live sources go on dropping, files wait."""
-        self._is_paused = True
+        self._batches.pause()
 
     def resume(self) -> None:
         """Go on after `pause`."""
-        with self._changed:
-            self._is_paused = False
-            self._changed.notify_all()
+        self._batches.resume()
 
     def stop(self) -> None:
         """Take no more frames; those that were taken still get their verdict. Harmless when called twice.
 
         It does not wait: `join` does.
         """
-        with self._changed:
-            self._is_stopping = True
-            self._changed.notify_all()
+        self._batches.stop()
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait until every source has ended or the run was stopped, and every verdict was delivered.
@@ -235,7 +239,8 @@ class Run:
     def _prepare(self) -> None:
         """Take frames in fair batches and make them what the model takes."""
         try:
-            while (frames := self._next_batch()) is not None:
+            # A frame is taken when there is room for it, and not before: it would only grow old in our hands.
+            while self._prepared.wait_for_room() and (frames := self._batches.take()) is not None:
                 try:
                     prepared = self._detector.prepare(frames)
                 except FrameError:
@@ -245,21 +250,31 @@ class Run:
                     prepared = self._detector.prepare(frames)
                 if not self._prepared.put((prepared, frames)):
                     return
+            if self._batches.lost is not None:
+                raise self._batches.lost
         finally:
             for source in self._sources.values():
                 source.close()
             self._prepared.finish()
 
     def _without_refused(self, frames: list[Frame]) -> list[Frame]:
-        """Leave out live frames that the model cannot take; of anything else it is an error."""
-        kept = []
+        """Leave out live frames that the model cannot take; of anything else it ends the run.
+
+        The frames before that one, and those of other sources, still get their verdict.
+        """
+        kept: list[Frame] = []
+        ended: set[str] = set()
         for frame in frames:
+            if frame.source_id in ended:
+                continue
             try:
                 self._detector.prepare([frame])
                 kept.append(frame)
             except FrameError as error:
                 if frame.path is not None or frame.source_id not in self._live:
-                    raise
+                    ended.add(frame.source_id)
+                    self._batches.fail(error)
+                    continue
                 with self._state:
                     self._refused += 1
                 self._tell_refused(frame, error)
@@ -278,55 +293,6 @@ class Run:
                     refused=self._refused,
                 )
             )
-
-    def _next_batch(self) -> list[Frame] | None:
-        """Take up to a batch of frames, one a source in turn; None when there will be no more."""
-        frames: list[Frame] = []
-        deadline = 0.0
-        while True:
-            if self._is_stopping:
-                return frames or None
-            if not self._is_paused:
-                taken = self._take_round(self._options.batch - len(frames))
-                if taken and not frames:
-                    deadline = time.monotonic() + self._options.batch_timeout_s
-                frames += taken
-            if len(frames) == self._options.batch:
-                return frames
-            with self._changed:
-                if self._is_stopping or (not self._is_paused and self._has_waiting()):
-                    continue
-                if not self._is_paused and all(source.buffer.exhausted for source in self._sources.values()):
-                    return frames or None
-                left = deadline - time.monotonic() if frames else None
-                if left is not None and left <= 0:
-                    return frames
-                self._changed.wait(left)
-
-    def _has_waiting(self) -> bool:
-        return any(source.buffer.ready for source in self._sources.values())
-
-    def _take_round(self, most: int) -> list[Frame]:
-        """Take one frame of each source in turn; the next round begins with the source after the last."""
-        frames: list[Frame] = []
-        sources = list(self._sources.values())
-        for step in range(len(sources)):
-            if len(frames) == most:
-                break
-            position = (self._turn + step) % len(sources)
-            try:
-                frame = sources[position].buffer.take(0)
-            except SourceLostError as error:
-                # The other cameras go on: it is raised when they have ended too.
-                with self._state:
-                    self._error = self._error or error
-                continue
-            if frame is not None:
-                frames.append(frame)
-                last = position
-        if frames:
-            self._turn = (last + 1) % len(sources)
-        return frames
 
     def _infer(self) -> None:
         """Run the model; a detector that was lent is opened and closed here."""

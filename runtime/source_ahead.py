@@ -35,7 +35,7 @@ class ReadAheadSource(BufferedSource):
             source: It belongs to this one from now on, and is closed with it.
             policy: What happens to frames that come faster than they are taken.
             capacity: Most frames that wait.
-            on_status: Called with an event for each gap.
+            on_status: Called with an event for each gap, and at the end.
             changed: As for `FrameBuffer`.
         """
         super().__init__(source.source_id, FrameBuffer(policy, capacity, changed=changed))
@@ -62,6 +62,9 @@ class ReadAheadSource(BufferedSource):
                 last = frame.index
                 if not self._buffer.put(frame):
                     break
+            else:
+                message = f"{self.source_id} has no more frames"
+                tell(self._on_status, make_event("ended", self.source_id, message))
             self._buffer.finish()
         except BaseException as error:
             # It belongs to whoever takes the frames: there it is raised.

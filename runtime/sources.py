@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from cada_edge.errors import SourceError
-from cada_edge.runtime.camera import CameraOptions, LiveAddress, parse_live, redact
+from cada_edge.runtime.camera import CameraOptions, LiveAddress, parse_live, redact, require_gstreamer
 from cada_edge.runtime.frame_buffer import DropPolicy
 from cada_edge.runtime.images import is_image
 from cada_edge.runtime.live_source import LiveSource, Reconnect
+from cada_edge.runtime.preprocess import load_cv2
 from cada_edge.runtime.source_ahead import ReadAheadSource
 from cada_edge.runtime.source_base import Frame, OnError, Source
 from cada_edge.runtime.source_files import (
@@ -102,6 +103,10 @@ def open_source(
         return source
     address = _live_address(source)
     if address is not None:
+        # Waiting brings back a camera, never a package: what is missing is said now, not again and again.
+        load_cv2("Reading cameras")
+        if address.kind in ("csi", "gstreamer"):
+            require_gstreamer(address.name)
         return LiveSource(
             address,
             source_id=source_id,
@@ -174,6 +179,13 @@ def _open_path(source: str | Path, on_error: OnError, source_id: str | None) -> 
     if not exists:
         if glob.has_magic(text):
             return FileSource(match_images(text), source_id=source_id, on_error=on_error)
+        mistyped = re.match(r"(rtsps?|rtmp|https?|udp|tcp)(?::|//)", text, re.IGNORECASE)
+        if mistyped:
+            # It may hold a password: nothing of it but its kind is shown.
+            raise SourceError(
+                f"An address that begins with {mistyped[0]} came; wanted {mistyped[1]}://host and so on. "
+                "Correct it."
+            )
         raise SourceError(f"{describe_missing(path)}. Wanted {_WANTED}. Correct the path.")
     if path.is_dir():
         return FileSource(find_images(path), source_id=source_id, on_error=on_error)

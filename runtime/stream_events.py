@@ -80,6 +80,8 @@ class StatusEvent:
         }
 
 
+_EXPECTED = ("opened", "resized", "ended", "sink_recovered")
+
 OnStatus = Callable[[StatusEvent], None]
 """Called with each event, from any thread of the stream: it must be quick. What it raises is logged."""
 
@@ -90,8 +92,12 @@ def make_event(kind: EventKind, source_id: str, message: str, **data: Any) -> St
 
 
 def tell(listener: OnStatus | None, event: StatusEvent) -> None:
-    """Hand an event to a listener, if there is one; whatever it raises, inspection goes on."""
+    """Hand an event to a listener, or write it to the log where nobody listens.
+
+    Whatever the listener raises, inspection goes on.
+    """
     if listener is None:
+        _log.log(logging.INFO if event.kind in _EXPECTED else logging.WARNING, "%s", event.message)
         return
     try:
         listener(event)

@@ -12,6 +12,7 @@ import pytest
 
 from cada_edge.errors import ConfigError, SourceError
 from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress, csi_pipeline, parse_live, redact
+from cada_edge.runtime.sources import open_source
 
 FRAME = np.full((4, 6, 3), 7, np.uint8)
 
@@ -119,6 +120,15 @@ def test_refused_addresses(source: object, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "address", ["rtsp:/me:secret@cam/1", "rtsp//me:secret@cam", "HTTP:me:secret@cam/x", "tcp:secret"]
+)
+def test_a_mistyped_address_shows_no_secret(address: str) -> None:
+    with pytest.raises(SourceError, match=r"An address that begins with .* came; wanted \w+://host") as error:
+        open_source(address)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("rtsp://me:p@ss@cam/1", "rtsp://***@cam/1"),
@@ -210,6 +220,30 @@ def test_gstreamer_needs_an_opencv_that_has_it(
     assert "sensor-id=0 ! video/x-raw(memory:NVMM),width=1280,height=720,framerate=59940/1000" in pipeline
     assert pipeline.endswith("appsink drop=true max-buffers=1 sync=false")
     assert "width=1920,height=1080,framerate=30/1" in csi_pipeline(1, CameraOptions())
+
+
+def test_what_no_waiting_brings_back_is_refused_when_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:                   NO\n")
+    for source in ("csi://0", "v4l2src ! appsink"):
+        with pytest.raises(SourceError, match=r"needs an OpenCV with GStreamer, .* cada-edge doctor"):
+            open_source(source)
+
+
+def test_a_stream_of_jpeg_is_decoded_here_and_half_an_image_is_none(capture: type[CaptureDouble]) -> None:
+    class JpegDouble(CaptureDouble):
+        def get(self, prop: int) -> float:
+            mjpg = float(cv2.VideoWriter.fourcc(*"MJPG"))
+            return mjpg if prop == cv2.CAP_PROP_FOURCC else super().get(prop)
+
+    data = cv2.imencode(".jpg", FRAME)[1].reshape(1, -1)
+    capture.frames = [data, data[:, :-4], np.pad(data, ((0, 0), (0, 6))), np.zeros((1, 8), np.uint8)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cv2, "VideoCapture", JpegDouble)
+        camera = Camera(live("http://cam/1"), CameraOptions())
+    assert camera._capture.values == {cv2.CAP_PROP_FORMAT: -1}
+    found = [camera.read() for _ in range(4)]
+    images = [None if each is None else each[0] for each in found]
+    assert [None if image is None else image.shape for image in images] == [(4, 6, 3), None, (4, 6, 3), None]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_corrupt_late_and_missing_frames_are_counted() -> None:
 @pytest.mark.parametrize(("policy", "capacity"), [("latest", 1), ("drop-oldest", 4), ("block", 3)])
 def test_the_counts_add_up_at_every_moment_under_load(policy: DropPolicy, capacity: int) -> None:
     buffer = FrameBuffer(policy, capacity)
-    puts = 4000
+    puts = 1200
     wrong: list[StreamCounts] = []
     done = threading.Event()
 

@@ -250,11 +250,12 @@ def test_a_source_that_gives_frames_again_has_all_its_attempts_again(open_live: 
 
 
 def test_the_newest_frame_is_taken_and_the_others_are_counted(open_live: Open) -> None:
-    source, _ = open_live(DeviceDouble([SMALL] * 40, interval_s=0.005), policy="latest")
+    source, _ = open_live(DeviceDouble([SMALL] * 400, interval_s=0.002), policy="latest")
     total = 0
     last = -1
     for _ in range(4):
-        time.sleep(0.03)
+        seen = source.counts.captured
+        wait_for(lambda seen=seen: source.counts.captured >= seen + 4)
         frame = next(source)
         assert frame.index - last == 1 + frame.dropped_before
         last = frame.index
@@ -320,3 +321,15 @@ def test_waits_double_up_to_the_cap_with_jitter() -> None:
 def test_refusals(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Reconnect(**values)
+
+
+def test_where_nobody_listens_the_log_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with LiveSource(
+        ADDRESS, camera=OPTIONS, reconnect=QUICK, policy="block", connect=DeviceDouble([SMALL], [SMALL])
+    ) as source:
+        assert [next(source).index for _ in range(2)] == [0, 1]
+    levels = {record.getMessage().split(" is ")[1][:4]: record.levelname for record in caplog.records}
+    assert levels["open"] == "INFO"
+    assert levels["lost"] == "WARNING"
+    assert "secret" not in caplog.text

@@ -164,11 +164,24 @@ def test_video_names_and_rates_that_cannot_be(tmp_path: Path) -> None:
         VideoSink(tmp_path / "line.mkv", fps=0)
 
 
-def test_a_video_stops_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sink = VideoSink(tmp_path / "line.avi", fps=10)
+@pytest.mark.parametrize("kind", ["images", "rejects", "video"])
+def test_pictures_stop_before_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What is left is for verdicts."""
+    sinks: dict[str, ImageSink | VideoSink] = {
+        "images": ImageSink(tmp_path / "all"),
+        "rejects": RejectSink(tmp_path / "rejects", limit_bytes=None),
+        "video": VideoSink(tmp_path / "line.avi", fps=10),
+    }
+    sink = sinks[kind]
     monkeypatch.setattr(picture_sinks, "_SPARE_BYTES", 1 << 62)
     with pytest.raises(OSError, match="MiB are free on the disk of"):
         sink.write([picture(sink, frame(0))])
+    monkeypatch.undo()
+    sink.write([picture(sink, frame(0))])
+    sink.close()
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
 
 
 _KILLED = """

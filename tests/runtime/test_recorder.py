@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
+import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -123,68 +126,117 @@ def test_a_capacity_of_nothing_is_refused() -> None:
         Recorder(SinkDouble(), capacity=0)
 
 
-# Writes one record a millisecond until it is killed, and tells of each when it has been put.
-WRITER = """
-import sys, time
+# Forks a writer for each line of stdin, "FIRST FOLDER", and prints its number: one start of the interpreter
+# serves a hundred. A writer puts a record every 2 ms and tells of each when it has been put.
+WRITERS = """
+import os, signal, sys, time
 from cada_edge.runtime.record import Record
 from cada_edge.runtime.recorder import Recorder
 from cada_edge.runtime.sinks import open_sink
-first = int(sys.argv[1])
-recorders = [Recorder(open_sink(path)) for path in sys.argv[2:]]
-for frame in range(first, first + 10**6):
-    record = Record("2026-11-24T03:00:00.000000Z", "cam", frame, 1.0, 0.5, 1.0, False, 0, "ab", None)
-    for recorder in recorders:
-        recorder.put(record)
-    sys.stdout.write(f"{frame} {time.monotonic()}\\n")
+
+def write(first, folder):
+    recorders = [Recorder(open_sink(f"{folder}/verdicts.{suffix}")) for suffix in ("db", "jsonl", "csv")]
+    told = os.open(f"{folder}/put.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for frame in range(first, first + 10**6):
+        record = Record("2026-11-24T03:00:00.000000Z", "cam", frame, 1.0, 0.5, 1.0, False, 0, "ab", None)
+        for recorder in recorders:
+            recorder.put(record)
+        os.write(told, f"{frame} {time.monotonic()}\\n".encode())
+        time.sleep(0.002)
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    first, folder = line.split()
+    child = os.fork()
+    if child == 0:
+        write(int(first), folder)
+    sys.stdout.write(f"{child}\\n")
     sys.stdout.flush()
-    time.sleep(0.001)
 """
+
+
+class KillLane:
+    """Three files that one writer after another appends to, each killed in the middle of it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.next = 0
+        self.due: set[int] = set()
+        self.proven = 0
+
+    def note_the_dead(self, killed_s: float) -> None:
+        """Take over what the writer had put, and when."""
+        text = (self.folder / "put.txt").read_text()
+        lines = [line.split() for line in text[: text.rindex("\n") + 1].splitlines()]
+        older = {int(frame) for frame, at_s in lines if killed_s - float(at_s) > 1.0}
+        self.next = int(lines[-1][0]) + 1
+        self.due |= older
+        self.proven += bool(older)
+
+    def check(self) -> None:
+        """Open the files as their reader would: whole, and with everything that is due."""
+        connection = sqlite3.connect(self.folder / "verdicts.db")
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        stored = [row[0] for row in connection.execute("SELECT frame FROM verdicts ORDER BY id")]
+        connection.close()
+        assert stored == sorted(set(stored)), "a record is twice in it, or out of order"
+        assert self.due <= set(stored)
+        for suffix in ("jsonl", "csv"):
+            path = self.folder / f"verdicts.{suffix}"
+            lines = path.read_text().splitlines(keepends=True)
+            whole = [
+                line for line in lines if line.endswith("\n")
+            ]  # the last may be torn: the next run cuts it
+            assert len(lines) - len(whole) <= 1
+            if suffix == "jsonl":
+                frames = [json.loads(line)["frame"] for line in whole]
+            else:
+                frames = [int(row["frame"]) for row in csv.DictReader(whole)]
+            assert frames == sorted(set(frames))
+            assert self.due <= set(frames)
 
 
 @pytest.mark.slow
 def test_a_hundred_kills_lose_nothing_that_is_older_than_a_second(tmp_path: Path) -> None:
-    """Ten lanes of ten kills each, all on the same three files of the lane."""
-    lanes = [tmp_path / str(lane) for lane in range(10)]
-    nexts = [0] * len(lanes)
-    put: list[list[int]] = [[] for _ in lanes]
-    rng_ms = [(137 * kill) % 900 for kill in range(100)]
-    for round_number in range(10):
-        processes = []
-        for lane, folder in enumerate(lanes):
-            folder.mkdir(exist_ok=True)
-            files = [str(folder / f"verdicts.{suffix}") for suffix in ("db", "jsonl", "csv")]
-            output = (folder / f"put{round_number}.txt").open("w+")
-            command = [sys.executable, "-c", WRITER, str(nexts[lane]), *files]
-            processes.append((subprocess.Popen(command, stdout=output), output))
-        for lane, (process, output) in enumerate(processes):
-            # From the first record on, so that slow starts do not count.
-            wait_until(lambda output=output: os.fstat(output.fileno()).st_size > 0)
-            time.sleep(1.1 / len(lanes) + rng_ms[10 * round_number + lane] / 10_000)
-            if lane == 0:
-                time.sleep(1.1)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed_s = time.monotonic()
-            output.seek(0)
-            lines = [line.split() for line in output.read().splitlines(keepends=True) if line.endswith("\n")]
-            output.close()
-            nexts[lane] = int(lines[-1][0]) + 1
-            put[lane] += [int(frame) for frame, at_s in lines if killed_s - float(at_s) > 1.0]
-    assert all(put)
-    for lane, folder in enumerate(lanes):
-        connection = sqlite3.connect(folder / "verdicts.db")
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        stored = {row[0] for row in connection.execute("SELECT frame FROM verdicts")}
-        connection.close()
-        assert set(put[lane]) <= stored
-        for suffix, at in (("jsonl", None), ("csv", 2)):
-            sink = open_sink(folder / f"verdicts.{suffix}")  # cuts a torn line off
-            sink.close()
-            text = (folder / f"verdicts.{suffix}").read_text()
-            if at is None:
-                import json
+    """Twenty lanes of five kills, at random moments from 1.05 to 1.55 s after the first record."""
+    lanes = [KillLane(tmp_path / str(lane)) for lane in range(20)]
+    rng = random.Random(0)
+    command = [sys.executable, "-c", WRITERS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
+        assert writers.stdin is not None
+        assert writers.stdout is not None
+        for _ in range(5):
+            dues: list[tuple[float, int, KillLane]] = []
+            numbers: list[int] = []
+            for lane in lanes:
+                (lane.folder / "put.txt").unlink(missing_ok=True)
+                writers.stdin.write(f"{lane.next} {lane.folder}\n")
+                writers.stdin.flush()
+                numbers.append(int(writers.stdout.readline()))
+            for lane, number in zip(lanes, numbers, strict=True):
+                # From the first record on, so that a slow start does not count.
+                wait_until(lambda path=lane.folder / "put.txt": path.exists() and path.stat().st_size > 0)
+                first_s = float((lane.folder / "put.txt").read_text().split()[1])
+                dues.append((first_s + rng.uniform(1.05, 1.55), number, lane))
+            for due, number, lane in sorted(dues, key=lambda each: each[0]):
+                time.sleep(max(0.0, due - time.monotonic()))
+                os.kill(number, signal.SIGKILL)
+                killed_s = time.monotonic()
+                wait_until(lambda number=number: not is_alive(number))
+                lane.note_the_dead(killed_s)
+                lane.check()
+        writers.stdin.close()
+    assert [lane.proven for lane in lanes] == [5] * 20, "a kill came too early to prove anything"
+    for lane in lanes:
+        for suffix in ("db", "jsonl", "csv"):
+            open_sink(lane.folder / f"verdicts.{suffix}").close()  # a torn line is cut off
+        lane.check()
 
-                frames = {json.loads(line)["frame"] for line in text.splitlines()}
-            else:
-                frames = {int(line.split(",")[at]) for line in text.splitlines()[1:]}
-            assert set(put[lane]) <= frames
+
+def is_alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True

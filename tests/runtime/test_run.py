@@ -154,6 +154,23 @@ def test_a_slow_listener_costs_a_live_source_frames_and_files_none(detector: Det
     assert listener.indices == list(range(50))
 
 
+def test_an_open_source_keeps_its_own_policy_and_counts(detector: Detector) -> None:
+    def camera() -> Iterator[np.ndarray]:
+        for image in images(150):
+            time.sleep(0.001)
+            yield image
+
+    listener = Listener(sleep_s=0.01)
+    source = open_source(camera(), policy="latest", source_id="press 3")
+    run = detector.run(source, images(3), on_result=listener.result)
+    run.join()
+    counts = run.stats.sources["press 3"]
+    assert counts.dropped > 50
+    assert counts.captured == 150 == counts.delivered + counts.dropped
+    assert source.closed
+    assert Counter(frame.source_id for _, frame in listener.results)["iterable"] == 3
+
+
 def test_stop_ends_an_endless_source_and_nothing_waits(detector: Detector) -> None:
     def endless() -> Iterator[np.ndarray]:
         while True:
@@ -216,6 +233,38 @@ def test_an_error_of_a_source_comes_after_its_frames(
     run.join()
     assert listener.indices == [0, 2]
     assert run.stats.sources[str(tmp_path)] == StreamCounts(captured=3, delivered=2, corrupt=1)
+
+
+def test_a_frame_that_cannot_be_used_ends_the_run_after_those_before_it(detector: Detector) -> None:
+    good, bad = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 2), np.uint8)
+    listener = Listener()
+    options = RunOptions(batch=8, batch_timeout_s=0.5, policy="block", capacity=8)
+    with pytest.raises(FrameError, match=r"A frame of shape \(4, 4, 2\) came"):
+        detector.run([good, good, bad, good], [good], on_result=listener.result, options=options).join()
+    names = sorted((frame.source_id, frame.index) for _, frame in listener.results)
+    assert names == [("iterable", 0), ("iterable", 1), ("iterable (2)", 0)]
+
+
+def test_under_overload_a_verdict_is_about_the_present(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is made slow here: a frame waits for the inference before its own, and for no further one."""
+    inference_s, real = 0.1, detector.infer
+
+    def slow(prepared: Any) -> Any:
+        time.sleep(inference_s)
+        return real(prepared)
+
+    def camera() -> Iterator[np.ndarray]:
+        for image in images(300):
+            time.sleep(0.004)
+            yield image
+
+    monkeypatch.setattr(detector, "infer", slow)
+    run = detector.run(camera(), options=RunOptions(policy="latest"))
+    run.join()
+    assert run.stats.inspected > 5
+    assert 1.0 <= run.stats.latency_ms["p50"] / 1e3 / inference_s < 2.6
 
 
 def test_an_error_of_the_model_reaches_the_caller(

@@ -60,7 +60,7 @@ def test_unreadable_images_are_counted_and_are_no_gap(tmp_path: Path, put_image:
     with open_source(tmp_path, policy="block", on_error="skip", on_status=events.append) as source:
         assert [frame.index for frame in source] == [0, 2]
     assert source.counts == StreamCounts(captured=4, delivered=2, corrupt=2)
-    assert not events
+    assert [(event.kind, event.message) for event in events] == [("ended", f"{tmp_path} has no more frames")]
     with open_source(tmp_path, policy="block") as source:
         assert next(source).index == 0
         with pytest.raises(ImageReadError, match=r"1\.png"):
@@ -74,7 +74,8 @@ def test_gaps_in_a_cameras_own_numbers_are_reported() -> None:
     with open_source(frames, policy="block", on_status=events.append) as source:
         assert [frame.index for frame in source] == [100, 101, 105, 106]
     assert source.counts == StreamCounts(captured=4, delivered=4, source_gaps=3)
-    (event,) = events
+    event, ended = events
+    assert ended.kind == "ended"
     assert (event.kind, event.data) == ("gap", {"frames": 3})
     assert event.message == "3 frames of iterable never came, by its own numbering"
 
@@ -100,10 +101,12 @@ def test_an_error_of_the_generator_comes_after_its_frames_and_close_ends_it() ->
         finally:
             ended.set()
 
-    source = open_source(endless(), policy="latest")
+    events: list[StatusEvent] = []
+    source = open_source(endless(), policy="latest", on_status=events.append)
     next(source)
     source.close()
     assert ended.wait(10)
+    assert not events, "it was closed, and did not end"
     assert source.counts.waiting == 0
     assert isinstance(source, ReadAheadSource)
 

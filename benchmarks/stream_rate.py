@@ -1,0 +1,270 @@
+"""What a run costs beside the best loop by hand: the same decode, preprocessing and engine call, in turns.
+
+Throughput: a video file, as fast as it goes. By hand it is read by three loops (all in one thread; decode in
+a thread of its own; decode, preprocessing and engine each in its own), and the fastest of them counts.
+Latency: JPEG frames that are due at half the rate of the one-thread loop, from due to verdict, against
+decode, preprocessing and engine in one thread at the same pace. Both sides use the same loaded engine and run
+in turns, so that a machine that slows down slows both; ratios are taken within a turn, nothing is trimmed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+
+from cada_edge.benchmarks.camera_server import jpeg_frames
+from cada_edge.benchmarks.hand_loops import LOOPS, HandLoop
+from cada_edge.benchmarks.machine import describe_machine
+from cada_edge.benchmarks.overhead import bare_call
+from cada_edge.runtime.detector import Detector
+from cada_edge.runtime.preprocess import load_cv2, preprocess
+from cada_edge.runtime.run_options import RunOptions
+from cada_edge.runtime.source_base import Frame
+
+__all__ = ["LatencyFigures", "RateFigures", "main", "measure_latency", "measure_rate", "write_video"]
+
+FRAME_SIZES = ((256, 256), (1080, 1920))
+"""Height and width of the frames that are measured, in pixels."""
+
+RATE_GOAL = 0.95
+LATENCY_GOAL = 1.1
+
+
+@dataclass(frozen=True)
+class RateFigures:
+    """Frames a second of a run and of loops by hand, on the same video."""
+
+    frame_hw: tuple[int, int]
+    """Height and width of the frames, in pixels."""
+    frames: int
+    """Of the video; each turn reads all of them once by every loop."""
+    run_fps: tuple[float, ...]
+    """Of the run, a figure a turn."""
+    hand_fps: dict[str, tuple[float, ...]]
+    """The same of each loop by hand."""
+
+    @property
+    def best(self) -> str:
+        """Loop by hand with the highest median."""
+        return max(self.hand_fps, key=lambda name: statistics.median(self.hand_fps[name]))
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Run over the best loop by hand, a figure a turn."""
+        return tuple(run / hand for run, hand in zip(self.run_fps, self.hand_fps[self.best], strict=True))
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the median ratio is at least 0.95."""
+        return statistics.median(self.ratios) >= RATE_GOAL
+
+
+@dataclass(frozen=True)
+class LatencyFigures:
+    """Time from the moment at which a frame is due to its verdict, at half load."""
+
+    frame_hw: tuple[int, int]
+    """Height and width of the frames, in pixels."""
+    fps: float
+    """At which frames were due."""
+    run_ms: tuple[float, ...]
+    """Median of the run's frames, a figure a turn."""
+    hand_ms: tuple[float, ...]
+    """The same of decode + preprocessing + engine in one thread."""
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Run over hand, a figure a turn."""
+        return tuple(run / hand for run, hand in zip(self.run_ms, self.hand_ms, strict=True))
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the median ratio is at most 1.1."""
+        return statistics.median(self.ratios) <= LATENCY_GOAL
+
+
+def write_video(path: Path, frame_hw: tuple[int, int], frames: int) -> Path:
+    """Write an MJPG video of smooth noise.
+
+    Args:
+        path: Ends in .avi.
+        frame_hw: Height and width, in pixels.
+        frames: How many; ten different ones.
+    """
+    cv2 = load_cv2("Writing videos")
+    images = [cv2.imdecode(np.frombuffer(data, np.uint8), 1) for data in jpeg_frames(frame_hw, 10)]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, frame_hw[::-1])
+    for number in range(frames):
+        writer.write(images[number % len(images)])
+    writer.release()
+    return path
+
+
+def measure_rate(detector: Detector, video: Path, *, turns: int) -> RateFigures:
+    """Measure throughput.
+
+    Args:
+        detector: Open.
+        video: A file that OpenCV reads.
+        turns: How many times each loop reads it.
+    """
+    infer, size_hw = bare_call(detector), detector.size_hw
+    found: dict[str, list[float]] = {name: [] for name in ("run", *LOOPS)}
+    frame_hw, frames = (0, 0), 0
+
+    def one(name: str) -> float:
+        nonlocal frame_hw, frames
+        started = time.perf_counter()
+        if name == "run":
+            run = detector.run(video, options=RunOptions(policy="block"))
+            run.join()
+            frames = run.stats.inspected
+        else:
+            loop: HandLoop = LOOPS[name]
+            frames, frame_hw = loop(video, lambda image: preprocess(image, size_hw)[np.newaxis], infer)
+        return frames / (time.perf_counter() - started)
+
+    for name in found:
+        one(name)  # warm up
+    for turn in range(turns):
+        names = list(found)
+        # Each goes first as often as any other: the next one finds warm caches.
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            found[name].append(one(name))
+    hand = {name: tuple(found[name]) for name in LOOPS}
+    return RateFigures(frame_hw, frames, tuple(found["run"]), hand)
+
+
+def measure_latency(
+    detector: Detector, frame_hw: tuple[int, int], *, frames: int, turns: int
+) -> LatencyFigures:
+    """Measure the latency at half load.
+
+    Args:
+        detector: Open.
+        frame_hw: Height and width of the frames, in pixels.
+        frames: In each turn, on each side.
+        turns: How many.
+    """
+    cv2, infer = load_cv2("Reading frames"), bare_call(detector)
+    encoded = [np.frombuffer(data, np.uint8) for data in jpeg_frames(frame_hw, 10)]
+
+    def step(number: int) -> None:
+        image = cv2.imdecode(encoded[number % len(encoded)], cv2.IMREAD_COLOR)
+        infer(preprocess(image, detector.size_hw)[np.newaxis])
+
+    def paced(fps: float, work: Callable[[int, float], None]) -> None:
+        started = time.monotonic()
+        for number in range(frames):
+            due = started + number / fps
+            time.sleep(max(0.0, due - time.monotonic()))
+            work(number, max(due, time.monotonic()))
+
+    def by_hand(fps: float) -> float:
+        latencies: list[float] = []
+
+        def work(number: int, due: float) -> None:
+            step(number)
+            latencies.append(time.monotonic() - due)
+
+        paced(fps, work)
+        return 1e3 * statistics.median(latencies)
+
+    def by_run(fps: float) -> float:
+        latencies: list[float] = []
+
+        def camera() -> Iterator[Frame]:
+            started = time.monotonic()
+            for number in range(frames):
+                due = started + number / fps
+                time.sleep(max(0.0, due - time.monotonic()))
+                at = max(due, time.monotonic())
+                image = cv2.imdecode(encoded[number % len(encoded)], cv2.IMREAD_COLOR)
+                yield Frame(image, number, "camera", time.time(), at)
+
+        detector.run(
+            camera(),
+            on_result=lambda _, frame: latencies.append(time.monotonic() - frame.captured_monotonic_s),
+            options=RunOptions(policy="latest"),
+        ).join()
+        return 1e3 * statistics.median(latencies)
+
+    for number in range(5):
+        step(number)
+    started = time.perf_counter()
+    for number in range(10):
+        step(number)
+    fps = 0.5 * 10 / (time.perf_counter() - started)
+    run_ms, hand_ms = [], []
+    for turn in range(turns):
+        for side in (0, 1) if turn % 2 == 0 else (1, 0):
+            (run_ms if side else hand_ms).append(by_run(fps) if side else by_hand(fps))
+    return LatencyFigures(frame_hw, fps, tuple(run_ms), tuple(hand_ms))
+
+
+def _spread(ratios: tuple[float, ...]) -> str:
+    return f"x{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f} over {len(ratios)} turns)"
+
+
+def _text(rates: list[RateFigures], latencies: list[LatencyFigures]) -> str:
+    lines = []
+    for rate in rates:
+        hands = ", ".join(f"{name} {statistics.median(fps):.1f}" for name, fps in rate.hand_fps.items())
+        lines.append(
+            f"{rate.frame_hw[1]}x{rate.frame_hw[0]}: run {statistics.median(rate.run_fps):.1f} frames/s; "
+            f"by hand: {hands}; run over the best, {rate.best}: {_spread(rate.ratios)}: "
+            f"{'reaches' if rate.is_reached else 'MISSES'} {RATE_GOAL}"
+        )
+    for each in latencies:
+        lines.append(
+            f"{each.frame_hw[1]}x{each.frame_hw[0]} at {each.fps:.1f} frames/s: verdict after "
+            f"{statistics.median(each.run_ms):.2f} ms; decode + preprocessing + engine "
+            f"{statistics.median(each.hand_ms):.2f} ms; {_spread(each.ratios)}: "
+            f"{'within' if each.is_reached else 'OVER'} {LATENCY_GOAL}"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--backend", default="auto", show_default=True, help="auto, openvino or onnxruntime.")
+@click.option("--threads", type=int, default=None, help="Of the engine; its own choice by default.")
+@click.option("--frames", type=int, default=150, show_default=True, help="In each turn.")
+@click.option("--turns", type=int, default=7, show_default=True, help="Of each measurement.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(model: Path, backend: str, threads: int | None, frames: int, turns: int, as_json: bool) -> None:
+    """Compare a run with the best loop by hand on MODEL: throughput, and latency at half load."""
+    with Detector(model, backend=backend, threads=threads) as detector, tempfile.TemporaryDirectory() as name:
+        engine = detector.backend
+        rates = [
+            measure_rate(detector, write_video(Path(name, f"{hw[0]}.avi"), hw, frames), turns=turns)
+            for hw in FRAME_SIZES
+        ]
+        latencies = [measure_latency(detector, hw, frames=frames, turns=turns) for hw in FRAME_SIZES]
+    if as_json:
+        record = {
+            "engine": engine,
+            "threads_by_hand": {name: loop.__doc__ for name, loop in LOOPS.items()},
+            "rates": [{**dataclasses.asdict(each), "ratios": each.ratios} for each in rates],
+            "latencies": [{**dataclasses.asdict(each), "ratios": each.ratios} for each in latencies],
+            "reached": all(each.is_reached for each in (*rates, *latencies)),
+            "machine": describe_machine(),
+        }
+        click.echo(json.dumps(record, indent=2))
+        return
+    click.echo(f"{engine}\n{_text(rates, latencies)}")
+    for name, loop in LOOPS.items():
+        click.echo(f"by hand, {name}: {loop.__doc__}")
+
+
+if __name__ == "__main__":
+    main()

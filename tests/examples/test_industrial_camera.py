@@ -1,0 +1,115 @@
+"""The grab loop of an industrial camera, against a double of pypylon's camera: no such camera is at hand."""
+
+from __future__ import annotations
+
+import itertools
+import runpy
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RETURN = object()
+
+
+class ResultDouble:
+    """Stands in for pylon.GrabResult: its array is the camera's own buffer, which is written over later."""
+
+    def __init__(self, camera: CameraDouble, number: int, *, succeeded: bool, valid: bool = True) -> None:
+        self._camera = camera
+        self._number = number
+        self._succeeded = succeeded
+        self._valid = valid
+
+    def IsValid(self) -> bool:
+        return self._valid
+
+    def GrabSucceeded(self) -> bool:
+        return self._succeeded
+
+    def GetArray(self) -> np.ndarray:
+        return self._camera.buffer
+
+    def GetImageNumber(self) -> int:
+        return self._number
+
+    def Release(self) -> None:
+        self._camera.held -= 1
+
+
+class CameraDouble:
+    """Stands in for pylon.InstantCamera: Mono8 frames, one that fails, one that never comes."""
+
+    def __init__(self, count: int) -> None:
+        self.buffer = np.zeros((20, 30), np.uint8)
+        self.held = 0
+        self.is_grabbing = False
+        self._numbers = itertools.count(1)
+        self._count = count
+
+    def StartGrabbing(self) -> None:
+        self.is_grabbing = True
+
+    def StopGrabbing(self) -> None:
+        self.is_grabbing = False
+
+    def IsGrabbing(self) -> bool:
+        return self.is_grabbing
+
+    def RetrieveResult(self, timeout_ms: int, at_timeout: object) -> ResultDouble:
+        assert at_timeout is RETURN
+        assert self.held == 0, "the result before was not released"
+        time.sleep(0.001)
+        number = next(self._numbers)
+        if number > self._count:
+            self.is_grabbing = False
+            return ResultDouble(self, number, succeeded=False, valid=False)
+        if number == 7:  # lost on its way: the next has the number after it
+            number = next(self._numbers)
+        self.buffer[:] = number
+        self.held += 1
+        return ResultDouble(self, number, succeeded=number != 4)
+
+
+@pytest.fixture
+def example() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "examples" / "industrial_camera.py"))
+
+
+def test_frames_are_copies_with_the_cameras_own_numbers(example: dict[str, Any]) -> None:
+    camera = CameraDouble(10)
+    frames = list(example["grab"](camera, "press 3", RETURN))
+    assert [frame.index for frame in frames] == [1, 2, 3, 5, 6, 8, 9, 10]
+    assert [int(frame.image[0, 0]) for frame in frames] == [frame.index for frame in frames]
+    assert {frame.source_id for frame in frames} == {"press 3"}
+    assert camera.held == 0
+    assert not camera.is_grabbing
+
+
+def test_closing_the_source_stops_the_camera(example: dict[str, Any]) -> None:
+    camera = CameraDouble(10_000)
+    frames = example["grab"](camera, "press 3", RETURN)
+    assert next(frames).index == 1
+    assert camera.is_grabbing
+    frames.close()
+    assert not camera.is_grabbing
+    assert camera.held == 0
+
+
+def test_the_whole_example_inspects_and_counts(
+    example: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = runpy.run_path(str(ROOT / "tests" / "runtime" / "conftest.py"))["_write_tiny_model"]
+    example["main"](str(write(tmp_path / "tiny.onnx")), CameraDouble(60), RETURN)
+    *lines, counts = capsys.readouterr().out.splitlines()
+    shown = [int(line.split()[2].rstrip(":")) for line in lines]
+    assert shown == sorted(set(shown))
+    assert shown[-1] == 60
+    # 60 numbers, of which one failed and one never came: both are gaps of the camera's numbering.
+    assert "captured=58" in counts
+    assert f"delivered={len(shown)}" in counts
+    assert "waiting=0" in counts
+    assert "source_gaps=2" in counts
