@@ -25,8 +25,8 @@ _MOST, _FEWEST = 32, 8
 _MOST_BYTES = 256 << 20
 """Memory for them; many times a processor's cache, so that each comes from memory as from a camera."""
 
-_DRAWN_SIDE = 384
-"""Side at which a part is drawn, in pixels, before it is brought to the camera's scale."""
+_LEAST_SIDE, _DRAWN_SIDE = 64, 384
+"""Smallest and largest side at which a part is drawn, in pixels, before it comes to the camera's scale."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ def draw_frames(size_hw: tuple[int, int], *, seed: int = 0) -> FrameSet:
     height, width = size_hw
     count = min(_MOST, max(_FEWEST, _MOST_BYTES // (3 * height * width)))
     rng = np.random.default_rng(seed)
-    side = max(1, min(height, width))
+    side = min(height, width)
+    drawn_side = min(max(side, _LEAST_SIDE), _DRAWN_SIDE)
     parts = [
-        cv2.resize(draw_part(kind, rng, _DRAWN_SIDE), (side, side), interpolation=cv2.INTER_LINEAR)
+        cv2.resize(draw_part(kind, rng, drawn_side), (side, side), interpolation=cv2.INTER_LINEAR)
         for kind in KINDS[: min(len(KINDS), count)]
     ]
     lattice = rng.normal(70, 6, (6, 12)).astype(np.float32)

@@ -56,8 +56,8 @@ def judge_baseline(record: Mapping[str, Any], baseline: Mapping[str, Any], toler
     """Hold each model against an older record of the same thing on the same machine.
 
     A percentile fails where it is worse by more than the tolerance and its 95 % interval lies wholly above
-    the baseline's: a difference that chance could make is none. Judged are p50 and p99, in throughput mode the
-    images a second.
+    the baseline's: a difference that chance could make is none. Judged are p50 and p99, in throughput mode
+    the images a second.
 
     Args:
         record: Of `run_bench`.

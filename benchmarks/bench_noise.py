@@ -35,7 +35,7 @@ def _of_subject(subject: Mapping[str, Any], record: Mapping[str, Any]) -> Iterat
     if third >= 10:
         early, late = float(np.median(total_ms[:third])), float(np.median(total_ms[-third:]))
         if early > 0 and abs(late / early - 1) > _DRIFT:
-            yield f"{label}: the median went from {early:.3g} ms in the first third to {late:.3g} ms in the last"
+            yield f"{label}: the median of the first third was {early:.3g} ms, of the last {late:.3g} ms"
     if latency["p99_interval"][1] is None:
         yield (
             f"{label}: {latency['n']} samples are too few to bound the p99 from above; it takes "

@@ -30,17 +30,19 @@ __all__ = ["to_html"]
 
 def to_html(record: Mapping[str, Any]) -> str:
     """Return the page of a record of `run_bench`."""
-    latency, *others = measured_tables(record)
+    tables = measured_tables(record)
+    # A camera's late and dropped frames belong to its latency.
+    first = 2 if record["config"]["mode"] == "camera" else 1
     body = [
         f"<h1>cada-edge bench, {escape(record['started_at'])}</h1>",
         *(paragraph(line, style="lead") for line in _lead(record)),
         *(paragraph(line, style="small") for line in headline(record)),
         _gates(record),
         _warnings(record),
-        section("Latency", _table(latency)),
+        section("Latency", *(_table(each) for each in tables[:first])),
         section("How often each latency came", _columns(record, _histogram)),
         section("Over time", _columns(record, _series)),
-        section("Where the time goes", _stage_bars(record), *(_table(each) for each in others)),
+        section("Where the time goes", _stage_bars(record), *(_table(each) for each in tables[first:])),
         *(section("Accuracy of the same file", _table(each)) for each in accuracy_tables(record)),
         section("What was measured", _table(_turned(model_table(record)))),
         section("Machine", definitions(dict(machine_lines(record["machine"])))),

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cada_edge import __version__
 from cada_edge.benchmarks.bench_blocks import Block, fill_latency
 from cada_edge.benchmarks.bench_config import BenchConfig
@@ -36,8 +38,11 @@ _BLOCK_S = {"latency": 0.5, "throughput": 2.0, "camera": 2.0}
 for more work for a while and its weights fill the caches: alternating call by call would measure that. Short,
 since a machine that slows down or heats up should do so for all of them alike."""
 
-_ROUNDS = {"latency": (6, 40), "throughput": (3, 20), "camera": (3, 20)}
-"""Fewest and most blocks of each model."""
+_FEWEST_ROUNDS, _MOST_ROUNDS = 6, 40
+"""Blocks of each model: six pairs are the fewest that give their median's ratio an interval."""
+_FEWEST_OF_SLOW = 3
+_CALLS_A_BLOCK = 4
+"""Fewest calls in a block, as far as the time allows."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -49,12 +54,18 @@ class _Measured:
     blocks: list[Block] = field(default_factory=list)
     warm_ups: list[Block] = field(default_factory=list)
     is_interrupted: bool = False
+    turns: str | None = None
 
 
-def plan_blocks(subjects: int, config: BenchConfig) -> tuple[list[int], float]:
+def plan_blocks(subjects: int, config: BenchConfig, *, call_s: float = 0.0) -> tuple[list[int], float]:
     """Return in which order models are measured, and how long each block is, in seconds.
 
     Every second round runs backwards (A B, B A, A B, ...): what changes steadily then weighs on all alike.
+
+    Args:
+        subjects: How many models.
+        config: Its mode and duration.
+        call_s: Time of the slowest model's call, in seconds: slow ones have fewer blocks, which are longer.
 
     Example:
         >>> plan_blocks(2, BenchConfig(duration_s=3))
@@ -64,13 +75,14 @@ def plan_blocks(subjects: int, config: BenchConfig) -> tuple[list[int], float]:
     """
     if subjects == 1:
         return [0], config.duration_s
-    fewest, most = _ROUNDS[config.mode]
-    rounds = min(most, max(fewest, round(config.duration_s / _BLOCK_S[config.mode])))
-    order = [
-        place if turn % 2 == 0 else subjects - 1 - place
-        for turn in range(rounds)
-        for place in range(subjects)
-    ]
+    block_s = _BLOCK_S[config.mode]
+    if _CALLS_A_BLOCK * call_s * _FEWEST_ROUNDS > config.duration_s:
+        rounds = max(_FEWEST_OF_SLOW, round(config.duration_s / (_CALLS_A_BLOCK * call_s)))
+    else:
+        block_s = max(block_s, _CALLS_A_BLOCK * call_s)
+        rounds = min(_MOST_ROUNDS, max(_FEWEST_ROUNDS, round(config.duration_s / block_s)))
+    backwards = list(reversed(range(subjects)))
+    order = [place for turn in range(rounds) for place in (backwards if turn % 2 else range(subjects))]
     return order, config.duration_s / rounds
 
 
@@ -102,11 +114,10 @@ def run_bench(
     tell = progress or (lambda what, done, total: None)
     with open_subjects(models, backends, threads=config.threads) as subjects:
         frames = _frames_for(subjects, config, source)
-        order, block_s = plan_blocks(len(subjects), config)
         measured = _Measured()
         monitor = Monitor()
         started = datetime.datetime.now(datetime.timezone.utc)
-        _measure(measured, subjects, frames, config, order, block_s, monitor, tell)
+        _measure(measured, subjects, frames, config, monitor, tell)
         machine = {**describe_gpu_machine(), **monitor.read()}
         records = []
         for number, subject in enumerate(subjects):
@@ -125,7 +136,7 @@ def run_bench(
         "interrupted": measured.is_interrupted,
         "config": config.to_dict(),
         "how": config.describe(),
-        "interleaved": _describe_turns(len(subjects), order, block_s),
+        "interleaved": measured.turns,
         "frames": frames.to_dict(),
         "machine": machine,
         "subjects": records,
@@ -136,32 +147,33 @@ def run_bench(
     return record
 
 
-def _describe_turns(subjects: int, order: Sequence[int], block_s: float) -> str | None:
-    if subjects == 1:
-        return None
-    return f"in turns, {len(order) // subjects} blocks of {block_s:.2g} s each, every second round backwards"
-
-
 def _measure(
     measured: _Measured,
     subjects: Sequence[Subject],
     frames: FrameSet,
     config: BenchConfig,
-    order: Sequence[int],
-    block_s: float,
     monitor: Monitor,
     tell: Progress,
 ) -> None:
+    """Warm every model up, then measure them in turns; a Ctrl-C ends it with what there is."""
     fill = _FILL[config.mode]
     try:
         for number, subject in enumerate(subjects):
-            tell(f"warm-up {subject.label}", number, len(subjects) + len(order))
+            tell(f"warm-up {subject.label}", number, len(subjects))
             if config.warmup_s > 0:
                 measured.warm_ups.append(Block(number))
                 fill(measured.warm_ups[-1], subject, frames, config, config.warmup_s)
+        calls_ms = [float(np.median(block.total_ms)) for block in measured.warm_ups if block.total_ms]
+        slowest_s = max(calls_ms, default=0.0) / 1e3 if config.mode == "latency" else 0.0
+        order, block_s = plan_blocks(len(subjects), config, call_s=slowest_s)
+        if len(subjects) > 1:
+            rounds = len(order) // len(subjects)
+            measured.turns = (
+                f"in turns, {rounds} blocks of {block_s:.2g} s each, every second round backwards"
+            )
         with monitor:
             for done, number in enumerate(order):
-                tell(f"measure {subjects[number].label}", len(subjects) + done, len(subjects) + len(order))
+                tell(f"measure {subjects[number].label}", done, len(order))
                 measured.blocks.append(Block(number))
                 fill(measured.blocks[-1], subjects[number], frames, config, block_s)
     except KeyboardInterrupt:

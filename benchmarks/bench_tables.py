@@ -100,7 +100,7 @@ def _camera(record: Mapping[str, Any]) -> Iterator[TextTable]:
         "Frames of the cameras",
         ["model", "due", "with a verdict", "late", "of due", "dropped", "of due"],
         rows,
-        [f"late: the verdict came more than {1e3 / fps:.1f} ms after its frame was due, as the next one was"],
+        [f"late: a verdict came over {1e3 / fps:.1f} ms after its frame was due, as the next one was"],
     )
 
 
