@@ -54,7 +54,7 @@ def test_a_live_camera_drops_frames_in_a_pause_and_counts_them(
     assert block.due == 75
     assert block.frames + block.dropped == 75
     # 15 fall due in the pause; some wait in the pipeline and come late, the others are gone.
-    assert 5 <= block.dropped
+    assert block.dropped >= 5
     assert block.late >= 2
 
 
