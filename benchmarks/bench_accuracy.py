@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cada_edge.benchmarks.paper import HEADINGS, PaperDataset, PaperRow, load_datasets, load_tables
-from cada_edge.errors import ConfigError
-from cada_edge.extras import require_extra
+from cada_edge.errors import ConfigError, MissingExtraError
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.datasets import DatasetIndex, index_dataset
 from cada_edge.runtime.evaluate_model import evaluate_model
@@ -206,7 +206,8 @@ def _figures_of(checkpoint: Path, index: DatasetIndex, manifest: Manifest) -> di
                 f"{checkpoint} holds no evaluation ({type(error).__name__}: {error}); wanted what "
                 "cada-edge eval CHECKPOINT DATA --json prints. Write that to a file, or give the checkpoint."
             ) from error
-    require_extra("Evaluating a checkpoint", "torch", "train")
+    if find_spec("torch") is None:
+        raise MissingExtraError("Evaluating a checkpoint", "torch", "train")
     from cada_edge.trainer.evaluate_checkpoint import evaluate_checkpoint
 
     return evaluate_checkpoint(checkpoint, index, alignment=manifest.alignment).to_dict()

@@ -135,7 +135,7 @@ def test_a_checkpoint_without_torch_names_the_extra(
 ) -> None:
     from cada_edge.errors import MissingExtraError
 
-    monkeypatch.setattr("cada_edge.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("cada_edge.benchmarks.bench_accuracy.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="Evaluating a checkpoint needs the package 'torch'"):
         measure_accuracy(tiny_model, line, checkpoint=Path("checkpoint.pt"))
 
