@@ -1,4 +1,4 @@
-"""What the Detector adds to the bare engine call: time on the same loaded engine, memory in fresh processes.
+"""What the Detector adds to the bare engine call: time on the same loaded engine, memory and import apart.
 
 Times are taken in turns (bare, Detector, Detector, bare, ...), so that a machine that slows down slows both,
 and compared pair by pair; nothing is trimmed. The bare call runs on the Detector's own session: a second one
@@ -32,7 +32,7 @@ from cada_edge.runtime.backend_openvino import OpenVinoBackend
 from cada_edge.runtime.detector import Detector
 from cada_edge.runtime.preprocess import preprocess
 
-__all__ = ["CallFigures", "bare_call", "main", "measure_calls", "measure_memory_mib"]
+__all__ = ["CallFigures", "bare_call", "main", "measure_calls", "measure_import_s", "measure_memory_mib"]
 
 _HD_HW = (720, 1280)
 _WARM_UP = 20
@@ -205,7 +205,41 @@ def measure_memory_mib(
     }
 
 
-def _text(calls: list[CallFigures], memory: dict[str, float]) -> str:
+_TIMED_IMPORTS = {
+    "import cada_edge": "import cada_edge",
+    "from cada_edge import Detector": "from cada_edge import Detector",
+}
+
+
+def measure_import_s(*, repeats: int = 5) -> dict[str, float]:
+    """Measure what importing takes in a fresh process, in seconds.
+
+    Args:
+        repeats: Processes of each statement, of which the median is taken; a first one of each is left out,
+            which may have to read files from a disk.
+
+    Returns:
+        Statement -> seconds.
+    """
+    found = {}
+    for name, statement in _TIMED_IMPORTS.items():
+        program = (
+            "from time import perf_counter\nstarted = perf_counter()\n"
+            f"{statement}\nprint(perf_counter() - started)"
+        )
+        seconds = [
+            float(
+                subprocess.run(
+                    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+                ).stdout
+            )
+            for _ in range(repeats + 1)
+        ]
+        found[name] = statistics.median(seconds[1:])
+    return found
+
+
+def _text(calls: list[CallFigures], memory: dict[str, float], imports_s: dict[str, float]) -> str:
     lines = [
         f"{each.frame_hw[1]}x{each.frame_hw[0]}: bare {each.bare_p50_ms:.3f} ms, Detector "
         f"{each.detector_p50_ms:.3f} ms (medians of {each.pairs}); overhead {each.overhead_ms:+.3f} ms, "
@@ -217,6 +251,7 @@ def _text(calls: list[CallFigures], memory: dict[str, float]) -> str:
             f"memory: bare {memory['bare']:.0f} MiB, Detector {memory['difference']:+.0f} MiB, "
             f"{memory['difference_720p']:+.0f} MiB with 720p frames"
         )
+    lines += [f"{name}: {seconds:.3f} s" for name, seconds in imports_s.items()]
     return "\n".join(lines)
 
 
@@ -226,7 +261,7 @@ def _text(calls: list[CallFigures], memory: dict[str, float]) -> str:
 @click.option("--frames", type=int, default=300, show_default=True, help="Pairs of calls per kind of frame.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(model: Path, backend: str, frames: int, as_json: bool) -> None:
-    """Compare Detector and bare engine on MODEL: time of a call and memory."""
+    """Compare Detector and bare engine on MODEL: time of a call, memory, and time of an import."""
     rng = np.random.default_rng(0)
     with Detector(model, backend=backend) as detector:
         engine = detector.backend
@@ -236,16 +271,18 @@ def main(model: Path, backend: str, frames: int, as_json: bool) -> None:
     memory: dict[str, float] = {}
     if Path("/proc/self/status").exists():
         memory = measure_memory_mib(model, engine.split()[0], sizes[0])
+    imports_s = measure_import_s()
     if as_json:
         record = {
             "engine": engine,
             "calls": [{**dataclasses.asdict(each), "within_limit": each.within_limit} for each in calls],
             "memory_mib": memory,
+            "import_s": imports_s,
             "machine": describe_machine(),
         }
         click.echo(json.dumps(record, indent=2))
     else:
-        click.echo(f"{engine}\n{_text(calls, memory)}")
+        click.echo(f"{engine}\n{_text(calls, memory, imports_s)}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from cada_edge import __version__
+from cada_edge.cli_bench import bench
 from cada_edge.cli_export import export
 from cada_edge.cli_predict import predict
 from cada_edge.cli_reproduce import reproduce
@@ -224,5 +225,5 @@ def doctor(as_json: bool) -> None:
     )
 
 
-for _command in (train, export, demo, reproduce):
+for _command in (train, export, demo, reproduce, bench):
     main.add_command(_command)

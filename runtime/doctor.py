@@ -19,7 +19,7 @@ from cada_edge.runtime.cuda_calls import choose_calls
 from cada_edge.runtime.cuda_driver import gpus, require_gpu
 from cada_edge.runtime.tensorrt_engine import load_tensorrt
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "jetson_findings"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def examine(root: Path = Path("/")) -> list[Finding]:
         _ask("TensorRT for RTX", lambda: str(load_tensorrt("rtx").__version__)),
         _ask("cuda-bindings", lambda: choose_calls("cuda-bindings").binding),
         _ask("PyCUDA", lambda: choose_calls("pycuda").binding),
-        *_jetson(root),
+        *jetson_findings(root),
     ]
     return [*findings, *_verdicts({finding.name: finding for finding in findings})]
 
@@ -129,7 +129,8 @@ def _video(name: str, build: str, key: str, remedy: str) -> Finding:
     return Finding(f"OpenCV with {name}", False, "not in this build of OpenCV", remedy)
 
 
-def _jetson(root: Path) -> list[Finding]:
+def jetson_findings(root: Path = Path("/")) -> list[Finding]:
+    """Return a Jetson's name with its release, and its power mode; nothing on any other machine."""
     release = root / "etc/nv_tegra_release"
     if not release.is_file():
         return []

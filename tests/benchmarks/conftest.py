@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cada_edge.benchmarks.demo_result import VARIANTS, DemoResult, Example, VariantResult
 from cada_edge.manifest import Parity
+from cada_edge.runtime.backend import InputSpec, Outputs
 from cada_edge.runtime.evaluation import METRICS, Evaluation, Figures, KindFigures
 
 KINDS = ("screw <M3>", "Dichtung äöü", "螺丝 & $nut$")
@@ -112,3 +116,52 @@ def vary() -> Callable[..., DemoResult]:
         return dataclasses.replace(result, variants=variants)
 
     return varied
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """The runtime tests' tiny model, which takes next to no time."""
+    conftest = Path(__file__).parents[1] / "runtime" / "conftest.py"
+    path: Path = runpy.run_path(str(conftest))["_write_tiny_model"](tmp_path / "model" / "tiny.onnx")
+    return path
+
+
+class SleepingBackend:
+    """A double of an engine: it sleeps in the place of computing, for known times."""
+
+    has_owner = False
+    description = "sleeping 1.0 CPU"
+
+    def __init__(self, *, sleep_s: float, pause_at: int = -1, pause_s: float = 0.0) -> None:
+        self.spec = InputSpec("frames", (16, 16))
+        self.stages_ms: dict[str, float] = {}
+        self.calls = 0
+        self._sleep_s, self._pause_at, self._pause_s = sleep_s, pause_at, pause_s
+
+    def open(self) -> None:
+        pass
+
+    def infer(self, frames: NDArray[np.uint8]) -> Outputs:
+        time.sleep(self._sleep_s + (self._pause_s if self.calls == self._pause_at else 0))
+        self.calls += 1
+        count = len(frames)
+        return Outputs(
+            np.full(count, 0.5, np.float32),
+            np.zeros((count, 16, 16), np.float32),
+            np.tile(np.array([0.0, 1.0], np.float32), (count, 1)),
+        )
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def sleeping(monkeypatch: pytest.MonkeyPatch) -> Callable[..., SleepingBackend]:
+    """Put a `SleepingBackend` in the place of every engine: ``sleeping(sleep_s=0.01)``."""
+
+    def put(**times: Any) -> SleepingBackend:
+        backend = SleepingBackend(**times)
+        monkeypatch.setattr("cada_edge.runtime.detector.choose_backend", lambda *args, **options: backend)
+        return backend
+
+    return put

@@ -78,6 +78,26 @@ def test_inspect(tiny_model: Path) -> None:
     assert json.loads(_cli("inspect", tiny_model, "--json"))["model_file"] == tiny_model.name
 
 
+@pytest.mark.parametrize("mode", ["latency", "throughput", "camera"])
+def test_bench_with_accuracy_and_every_report(
+    tiny_model: Path, mvtec_root: Path, tmp_path: Path, mode: str
+) -> None:
+    outs = [tmp_path / f"report{suffix}" for suffix in (".json", ".md", ".html")]
+    given = [argument for out in outs for argument in ("--out", out)]
+    quick = ("--duration", "0.3", "--warmup", "0", "--frame-size", "40x60", "--mode", mode)
+    printed = json.loads(_cli("bench", tiny_model, *quick, "--data", mvtec_root, *given, "--json"))
+    (subject,) = printed["subjects"]
+    assert subject["latency_ms"]["n"] == len(subject["samples"]["total_ms"]) >= 1
+    figures = printed["accuracy"][0]["figures"]
+    evaluated = json.loads(_cli("eval", tiny_model, mvtec_root, "--json"))
+    assert figures["mixed"] == evaluated["mixed"]
+    assert figures["averaged"] == evaluated["averaged"]
+    assert figures["paper"]["figures"]["mixed"]["i_auroc"] == 98.0
+    assert figures["paper"]["not_comparable"]
+    assert json.loads(outs[0].read_text()) == printed
+    assert all(out.stat().st_size > 2000 for out in outs)
+
+
 def test_an_engine_is_built_from_an_onnx_file(tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'cada-edge[rtx]'")
     out = tmp_path / "tiny.engine"

@@ -1,0 +1,125 @@
+"""Gates: a limit on the p99, and an older record that must not be undercut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cada_edge.benchmarks.bench_compare import pair_subjects, unlike
+from cada_edge.errors import CheckFailedError, ConfigError
+
+__all__ = ["Gate", "judge_baseline", "judge_max_p99", "raise_failed"]
+
+_P99_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One verdict on one figure of one model."""
+
+    label: str
+    """Of the model."""
+    what: str
+    """What was judged, with the figures and the limit."""
+    passed: bool
+    """Whether it holds."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-safe."""
+        return asdict(self)
+
+
+def judge_max_p99(record: Mapping[str, Any], limit_ms: float) -> list[Gate]:
+    """Hold each model's p99 against a limit; in camera mode a dropped frame never had its verdict.
+
+    Args:
+        record: Of `run_bench`.
+        limit_ms: Largest p99, in milliseconds.
+    """
+    gates = []
+    for subject in record["subjects"]:
+        value = subject["latency_ms"]["p99"]
+        low, high = subject["latency_ms"]["p99_interval"]
+        text = f"p99 {value:.2f} ms{_interval(low, high)}, limit {limit_ms:g} ms"
+        passed = value <= limit_ms
+        camera = subject["camera"]
+        if camera is not None and camera["dropped_share"] > _P99_SHARE:
+            share = 100 * camera["dropped_share"]
+            text += f"; {share:.1f} % of the frames were dropped, so that more than 1 % have no verdict"
+            passed = False
+        gates.append(Gate(subject["label"], text, passed))
+    return gates
+
+
+def judge_baseline(record: Mapping[str, Any], baseline: Mapping[str, Any], tolerance: float) -> list[Gate]:
+    """Hold each model against an older record of the same thing on the same machine.
+
+    A percentile fails where it is worse by more than the tolerance and its 95 % interval lies wholly above
+    the baseline's: a difference that chance could make is none. Judged are p50 and p99, in throughput mode
+    the images a second.
+
+    Args:
+        record: Of `run_bench`.
+        baseline: An older one.
+        tolerance: Share by which a figure may be worse, as 0.05.
+
+    Raises:
+        ConfigError: They do not measure the same thing.
+    """
+    different = unlike(baseline, record)
+    if different:
+        raise ConfigError(
+            f"The baseline is not of the same measurement: {'; '.join(different)} (baseline -> now). Wanted "
+            "equal mode, batch, frames, engine, threads and machine. Measure a new baseline with: "
+            "cada-edge bench MODEL --out baseline.json"
+        )
+    gates = []
+    for old, new in pair_subjects(baseline, record):
+        if record["config"]["mode"] == "throughput":
+            gates.append(_judge_rate(old, new, tolerance))
+        else:
+            gates += [_judge_percentile(old, new, name, tolerance) for name in ("p50", "p99")]
+    return gates
+
+
+def _judge_rate(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> Gate:
+    before, now = old["images_per_second"], new["images_per_second"]
+    text = f"{now:.1f} images/s, baseline {before:.1f} (x{now / before:.3f}, at least x{1 - tolerance:.3f})"
+    return Gate(new["label"], text, now >= before * (1 - tolerance))
+
+
+def _judge_percentile(old: Mapping[str, Any], new: Mapping[str, Any], name: str, tolerance: float) -> Gate:
+    before, now = old["latency_ms"][name], new["latency_ms"][name]
+    low, high = new["latency_ms"][f"{name}_interval"]
+    old_low, old_high = old["latency_ms"][f"{name}_interval"]
+    text = (
+        f"{name} {now:.2f} ms{_interval(low, high)}, baseline {before:.2f} ms{_interval(old_low, old_high)} "
+        f"(x{now / before:.3f}, at most x{1 + tolerance:.3f})"
+    )
+    is_over = now > before * (1 + tolerance)
+    if is_over and (low is None or old_high is None):
+        return Gate(new["label"], f"{text}: not judged, there are too few samples for its interval", True)
+    if is_over and low <= old_high:
+        return Gate(new["label"], f"{text}: the intervals overlap, so it may be chance", True)
+    return Gate(new["label"], text, not is_over)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return ""
+    return f" ({'?' if low is None else f'{low:.2f}'} to {'?' if high is None else f'{high:.2f}'})"
+
+
+def raise_failed(gates: list[Gate]) -> None:
+    """End with what failed.
+
+    Raises:
+        CheckFailedError: A gate did not hold.
+    """
+    failed = [f"{gate.label}: {gate.what}" for gate in gates if not gate.passed]
+    if failed:
+        raise CheckFailedError(
+            f"{len(failed)} of {len(gates)} gates failed. {'; '.join(failed)}. Look at the report's stages "
+            "and warnings for the reason, or set other limits with --max-p99, --baseline and --tolerance."
+        )

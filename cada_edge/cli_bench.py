@@ -1,0 +1,272 @@
+"""The command that measures: latency, throughput or cameras, beside accuracy, with gates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cada_edge.errors import ConfigError
+from cada_edge.options import json_option, print_result, size_hw, threads_option
+
+if TYPE_CHECKING:
+    from cada_edge.benchmarks.bench_config import BenchConfig
+
+__all__ = ["bench"]
+
+_SUFFIXES = (".json", ".md", ".html")
+
+
+@click.command()
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="MODEL...")
+@click.option(
+    "--mode",
+    default="latency",
+    show_default=True,
+    help="latency (one call at a time), throughput (pipelined) or camera (frames are due at --fps).",
+)
+@click.option("--fps", type=float, default=30.0, show_default=True, help="Frames a second of each camera.")
+@click.option("--streams", type=int, default=1, show_default=True, help="Cameras, or sources in throughput.")
+@click.option(
+    "--batch",
+    type=int,
+    default=None,
+    show_default="1; the number of cameras, up to 8",
+    help="Most frames in one inference.",
+)
+@click.option(
+    "--source", type=click.Path(path_type=Path), default=None, help="Images, folder or video to show."
+)
+@click.option(
+    "--frame-size",
+    default="720x1280",
+    show_default=True,
+    metavar="HxW",
+    help="Of drawn frames, where the model does not fix it.",
+)
+@click.option(
+    "--drop",
+    type=click.Choice(["latest", "block", "drop-oldest"]),
+    default="latest",
+    show_default=True,
+    help="In camera mode: what becomes of frames that come too fast.",
+)
+@click.option("--duration", type=float, default=10.0, show_default=True, help="Measured seconds a model.")
+@click.option("--warmup", type=float, default=2.0, show_default=True, help="Seconds of calls before.")
+@click.option(
+    "--percentiles", default="50,90,95,99", show_default=True, help="Shown ones; the record has these always."
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    show_default="auto",
+    help="auto, openvino, onnxruntime or tensorrt; repeat to compare.",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, help="Data set to evaluate the file on."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="With --data: what the file was exported from, or the JSON of its eval, to give the drift.",
+)
+@click.option("--max-p99", type=float, default=None, metavar="MS", help="Fail above this p99 latency.")
+@click.option(
+    "--baseline", type=click.Path(path_type=Path), default=None, help="Fail if slower than this record."
+)
+@click.option("--tolerance", default="5%", show_default=True, help="By which share it may be slower.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Report to write: .json (with raw samples), .md or .html; may be given again.",
+)
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path),
+    nargs=2,
+    default=None,
+    metavar="OLD.json NEW.json",
+    help="Measure nothing, compare two records.",
+)
+@threads_option
+@json_option
+def bench(
+    models: tuple[Path, ...],
+    *,
+    compare: tuple[Path, Path] | None,
+    data: Path | None,
+    checkpoint: Path | None,
+    max_p99: float | None,
+    baseline: Path | None,
+    tolerance: str,
+    out: tuple[Path, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure MODELs on this machine: percentiles, stages, power and accuracy, in one report.
+
+    Several models, or several --backend, are measured in turns and compared. Exit code 1: a gate failed.
+    """
+    from cada_edge.benchmarks.bench_compare import read_record
+    from cada_edge.benchmarks.bench_config import parse_share
+    from cada_edge.benchmarks.bench_gates import raise_failed
+    from cada_edge.benchmarks.bench_run import run_bench
+    from cada_edge.benchmarks.bench_text import to_text
+
+    if compare is not None:
+        _compare(models, compare, as_json=as_json)
+        return
+    # Everything that can be wrong is found before minutes of measuring.
+    share, config = parse_share(tolerance), _config(options)
+    older = None if baseline is None else read_record(baseline)
+    _check(models, out, data=data, checkpoint=checkpoint, max_p99=max_p99)
+    with _Progress() as progress:
+        record = run_bench(
+            models,
+            config,
+            backends=options["backends"],
+            source=options["source"],
+            progress=progress.tell,
+        )
+        is_whole = not record["interrupted"]
+        if is_whole and data is not None:
+            record["accuracy"] = _accuracy(models, options, data, checkpoint, progress)
+    gates = _judge(record, older, max_p99, share) if is_whole else []
+    record["gates"] = [gate.to_dict() for gate in gates]
+    for path in out:
+        _write(path, record)
+    print_result(record, as_json=as_json, text=lambda: to_text(record))
+    if not is_whole:
+        raise KeyboardInterrupt
+    raise_failed(gates)
+
+
+def _config(options: dict[str, Any]) -> BenchConfig:
+    from cada_edge.benchmarks.bench_config import BenchConfig, parse_percentiles
+
+    batch = options["batch"]
+    if batch is None:
+        batch = min(max(options["streams"], 1), 8) if options["mode"] == "camera" else 1
+    return BenchConfig(
+        mode=options["mode"],
+        fps=options["fps"],
+        streams=options["streams"],
+        batch=batch,
+        duration_s=options["duration"],
+        warmup_s=options["warmup"],
+        threads=options["threads"],
+        percentiles=parse_percentiles(options["percentiles"]),
+        drop=options["drop"],
+        frame_hw=size_hw(options["frame_size"]),
+    )
+
+
+def _check(
+    models: tuple[Path, ...],
+    out: tuple[Path, ...],
+    *,
+    data: Path | None,
+    checkpoint: Path | None,
+    max_p99: float | None,
+) -> None:
+    if not models:
+        raise ConfigError("No model came; wanted at least one. Pass: cada-edge bench model.onnx")
+    for path in out:
+        if path.suffix.lower() not in _SUFFIXES:
+            raise ConfigError(
+                f"--out {path} came; wanted a name ending in {', '.join(_SUFFIXES)}. Pass --out report.html"
+            )
+    if checkpoint is not None and data is None:
+        raise ConfigError(
+            f"--checkpoint {checkpoint} came without --data; wanted the data set that both are evaluated on. "
+            "Pass --data DIR as well."
+        )
+    if max_p99 is not None and not max_p99 > 0:
+        raise ConfigError(f"--max-p99 {max_p99} came; wanted a time above 0 ms. Pass --max-p99 33.")
+
+
+def _accuracy(
+    models: tuple[Path, ...],
+    options: dict[str, Any],
+    data: Path,
+    checkpoint: Path | None,
+    progress: _Progress,
+) -> list[dict[str, Any]]:
+    from cada_edge.benchmarks.bench_accuracy import measure_accuracy
+
+    return [
+        {
+            "file": model.name,
+            "backend": backend,
+            "figures": measure_accuracy(
+                model,
+                data,
+                backend=backend,
+                threads=options["threads"],
+                checkpoint=checkpoint,
+                progress=lambda done, total: progress.tell("evaluate", done, total),
+            ),
+        }
+        for model in dict.fromkeys(models)
+        for backend in options["backends"] or ("auto",)
+    ]
+
+
+def _judge(record: dict[str, Any], older: Any, max_p99: float | None, share: float) -> list[Any]:
+    from cada_edge.benchmarks.bench_gates import judge_baseline, judge_max_p99
+
+    gates = [] if max_p99 is None else judge_max_p99(record, max_p99)
+    return gates if older is None else [*gates, *judge_baseline(record, older, share)]
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    from cada_edge.benchmarks.bench_page import to_html
+    from cada_edge.benchmarks.bench_text import to_markdown
+    from cada_edge.files import write_atomic
+
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        content = json.dumps(record, indent=None, separators=(",", ":"), allow_nan=False) + "\n"
+    else:
+        content = to_markdown(record) if suffix == ".md" else to_html(record)
+    write_atomic(path, content.encode())
+    click.echo(f"wrote {path}", err=True)
+
+
+def _compare(models: tuple[Path, ...], paths: tuple[Path, Path], *, as_json: bool) -> None:
+    from cada_edge.benchmarks.bench_compare import read_record
+    from cada_edge.benchmarks.bench_text import compare_to_dict, compare_to_text
+
+    if models:
+        raise ConfigError(
+            f"--compare came with {models[0]}; wanted two records and no model. "
+            "Pass: cada-edge bench --compare old.json new.json"
+        )
+    old, new = (read_record(path) for path in paths)
+    print_result(compare_to_dict(old, new), as_json=as_json, text=lambda: compare_to_text(old, new))
+
+
+class _Progress:
+    """One line on stderr; nothing is written while a block runs."""
+
+    def __init__(self) -> None:
+        from cada_edge.status_line import StatusLine
+
+        self._line = StatusLine("bench")
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Show what comes next."""
+        self._line.update(what, done, total)
+
+    def __enter__(self) -> _Progress:
+        self._line.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._line.__exit__(*error)
