@@ -72,8 +72,8 @@ def calibration_images(source: str | Path, *, most: int, layout: str = "auto") -
     if len(samples) < FEWEST_IMAGES:
         raise DatasetError(
             f"{source} has {len(samples)} images of good parts to calibrate with; wanted at least "
-            f"{FEWEST_IMAGES}, better {most}, of every kind. Pass a folder of good parts, or the data set that "
-            "the model was trained on, with --calibration."
+            f"{FEWEST_IMAGES}, better {most}, of every kind. Pass a folder of good parts, or the data set "
+            "that the model was trained on, with --calibration."
         )
     rows = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int))
     chosen = [samples[row] for row in rows]

@@ -45,9 +45,7 @@ def network_convolutions(model: onnx.ModelProto) -> dict[str, str]:
     """
     from onnx import TensorProto
 
-    constants = {
-        tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT
-    }
+    constants = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     return {
         node.name: node.input[1]
         for node in model.graph.node
@@ -140,6 +138,8 @@ def read_through_int8(
         nodes, graph.name, list(graph.input), list(graph.output), kept, value_info=values
     )
     model.graph.CopyFrom(new_graph)
+    del model.metadata_props[:]
+    model.metadata_props.extend(original.metadata_props)
     return model
 
 
@@ -177,7 +177,7 @@ def check_quantized(model: onnx.ModelProto, chosen: Mapping[str, str]) -> None:
             continue
         kinds = [makers[name].op_type if name in makers else "" for name in node.input]
         wanted = ["DequantizeLinear"] * 2 if node.name in chosen else []
-        if kinds[:2] != wanted and wanted or "DequantizeLinear" in kinds[len(wanted) :]:
+        if (wanted and kinds[:2] != wanted) or "DequantizeLinear" in kinds[len(wanted) :]:
             wrong.append(f"{node.op_type} {node.name} reads {', '.join(filter(None, kinds)) or 'constants'}")
     missing = sorted(set(chosen) - {node.name for node in model.graph.node})
     wrong += [f"{name} is gone" for name in missing]

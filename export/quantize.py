@@ -97,8 +97,9 @@ def quantize_all(graph: Path, frames: Iterable[NDArray[np.uint8]], folder: Path)
             return None if batch is None else {self._name: batch}
 
     model = onnx.load(graph)
-    # Says that the shapes are in the graph already, as its checker has seen.
-    model.metadata_props.append(onnx.StringStringEntryProto(key="onnx.infer", value="onnxruntime.quant"))
+    # Says that the graph is simplified and has its shapes already, as the exporter leaves it.
+    for key in ("onnx.infer", "onnx.quant.pre_process"):
+        model.metadata_props.append(onnx.StringStringEntryProto(key=key, value="onnxruntime.quant"))
     source, target = folder / "fp32.onnx", folder / "int8.onnx"
     onnx.save(model, source)
     with _quiet_root_logger():
@@ -120,7 +121,6 @@ def quantize_all(graph: Path, frames: Iterable[NDArray[np.uint8]], folder: Path)
                     "QuantizeBias": False,
                     "QDQDisableWeightAdjustForInt32Bias": True,
                     "OpTypesToExcludeOutputQuantization": ["Conv", "ConvTranspose"],
-                    "CalibMaxIntermediateOutputs": 8,
                 },
             )
         except Exception as error:  # broad: it raises whatever its parts do

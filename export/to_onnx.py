@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +15,12 @@ import torch
 
 from cada_edge.errors import ConfigError, MissingExtraError
 from cada_edge.export.auroc_drift import with_drift
-from cada_edge.export.draft import check_places, draft_of
+from cada_edge.export.draft import check_places, draft_of, temporary_folder
 from cada_edge.export.export_result import ExportResult
 from cada_edge.export.graph import INPUT_NAME, FusedGraph
 from cada_edge.export.precision import put_sums_into_fp32
 from cada_edge.export.reference import at_network_size, reference_of, run_torch
-from cada_edge.export.to_int8 import Int8Config, export_int8
+from cada_edge.export.to_int8 import Int8Config, export_int8, refuse_calibration
 from cada_edge.files import sha256_file
 from cada_edge.manifest import PRECISIONS, Manifest, Parity, manifest_path
 from cada_edge.runtime.backend import OUTPUT_NAMES, Backend, choose_backend
@@ -57,6 +58,8 @@ class ExportConfig:
     """For int8: as in `Int8Config`."""
     calibration_images: int = Int8Config.calibration_images
     """For int8: as in `Int8Config`."""
+    compare_speed: bool = True
+    """For int8: as in `Int8Config`."""
 
     def __post_init__(self) -> None:
         if self.alignment == "class-aware":
@@ -80,6 +83,7 @@ def export_onnx(
     config: ExportConfig | None = None,
     *,
     data: DatasetIndex | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> ExportResult:
     """Export a checkpoint, replay its reference frames through the file, and only then put it in its place.
 
@@ -88,6 +92,7 @@ def export_onnx(
         out: The model file to write, ending in .onnx; manifest and reference file are written beside it.
         config: Precision and engine.
         data: A data set whose test images the AUROC drift is measured on.
+        progress: For int8: called with a phase, its steps done and its steps.
 
     Returns:
         Where everything is, and the parity figures.
@@ -108,7 +113,7 @@ def export_onnx(
     reference_name = f"{out.stem}.reference.npz"
     check_places(out, reference_name)
     if config.precision == "int8":
-        return _export_int8(Path(checkpoint_path), out, config, data)
+        return _export_int8(Path(checkpoint_path), out, config, data, progress)
     checkpoint = _aligned(load_checkpoint(checkpoint_path), config.alignment)
     if checkpoint.config.resize != RESIZE_NAME:
         raise ConfigError(
@@ -129,15 +134,21 @@ def export_onnx(
 
 
 def _export_int8(
-    checkpoint: Path, out: Path, config: ExportConfig, data: DatasetIndex | None
+    checkpoint: Path,
+    out: Path,
+    config: ExportConfig,
+    data: DatasetIndex | None,
+    progress: Callable[[str, int, int], None] | None,
 ) -> ExportResult:
     """Export to fp32, quantise that file, and throw it away."""
-    options = Int8Config(config.calibration, config.calibration_images, config.backend)
+    options = Int8Config(
+        config.calibration, config.calibration_images, config.backend, compare_speed=config.compare_speed
+    )
     fp32 = dataclasses.replace(config, precision="fp32", calibration=None)
     # A dot first: whoever watches the folder for models takes no notice.
     with temporary_folder(out) as folder:
         whole = export_onnx(checkpoint, folder / "fp32.onnx", fp32)
-        return export_int8(whole.model, out, options, data=data)
+        return export_int8(whole.model, out, options, data=data, progress=progress)
 
 
 def _aligned(checkpoint: Checkpoint, alignment: str | None) -> Checkpoint:
