@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cada_edge.cli_quantize import onnx_text
 from cada_edge.engine_build import HARDWARE_COMPATIBILITY, TARGETS
 from cada_edge.errors import ConfigError
 from cada_edge.extras import require_extra
@@ -59,7 +60,22 @@ _ENGINE_OPTIONS = {
     "--precision",
     default=None,
     show_default="fp32; for an engine fp16, or what the ONNX file has",
-    help="Of the networks: fp32 or fp16.",
+    help="Of the networks: fp32, fp16 or int8.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="int8: good parts, or a data set in any layout, that the ranges of the 8 bits are taken from.",
+)
+@click.option(
+    "--calibration-images",
+    type=int,
+    default=None,
+    metavar="N",
+    show_default="64",
+    help="int8: images to use, chosen evenly.",
 )
 @click.option(
     "--backend",
@@ -160,6 +176,8 @@ def export(
     file_format: str,
     out: Path | None,
     precision: str | None,
+    calibration: Path | None,
+    calibration_images: int | None,
     backend: str,
     alignment: str | None,
     frame_size: str | None,
@@ -172,9 +190,15 @@ def export(
 ) -> None:
     """Export SOURCE to one file with everything fused in, and check it against PyTorch.
 
-    SOURCE is a checkpoint; for an engine also an ONNX file of an earlier export, which takes no PyTorch; for
-    a Triton repository also an ONNX file or an engine, which is copied.
+    SOURCE is a checkpoint; for an engine, or with --precision int8, also an ONNX file of an earlier export,
+    which takes no PyTorch; for a Triton repository also an ONNX file or an engine, which is copied.
     """
+    quantizing = given({"calibration": calibration, "calibration_images": calibration_images})
+    if "calibration_images" in quantizing and calibration is None:
+        raise ConfigError(
+            f"--calibration-images {calibration_images} came without --calibration; wanted the folder they "
+            "are in. Pass --precision int8 --calibration DIR."
+        )
     asked = {name: value for name, value in given(engine_options).items() if value != ()}
     triton = given({"--model-name": model_name, "--max-batch": max_batch})
     _refuse_elsewhere(
@@ -190,6 +214,7 @@ def export(
             model_name=model_name,
             max_batch=max_batch,
             precision=precision or "fp32",
+            quantizing=quantizing,
             backend=backend,
             alignment=alignment,
             frame_size=frame_size,
@@ -199,10 +224,10 @@ def export(
         )
         return
     is_onnx = source.suffix.lower() == ".onnx"
-    if file_format == "onnx" and is_onnx:
+    if file_format == "onnx" and is_onnx and precision != "int8":
         raise ConfigError(
             f"{source} came with --format onnx; wanted a checkpoint. To build an engine from an ONNX file, "
-            "pass --format engine."
+            "pass --format engine; to quantise it, --precision int8 --calibration DIR."
         )
     if not is_onnx:
         require_extra("Exporting", "torch", "train")
@@ -212,6 +237,7 @@ def export(
         "backend": backend,
         "alignment": alignment,
         "frame_hw": None if frame_size is None else size_hw(frame_size),
+        **quantizing,
     }
     index = None if data is None else index_dataset(data, layout=layout)
     if file_format == "engine":
@@ -229,19 +255,19 @@ def export(
             )
         print_result(built, as_json=as_json, text=lambda: _engine_text(built))
         return
-    from cada_edge.export.to_onnx import ExportConfig, export_onnx
+    out = out or Path("model.onnx")
+    with StatusLine("quantise") as line:
+        if is_onnx:
+            from cada_edge.cli_quantize import quantize
 
-    if precision is not None:
-        common["precision"] = precision
-    result = export_onnx(source, out or Path("model.onnx"), ExportConfig(**common), data=index)
-    print_result(
-        result,
-        as_json=as_json,
-        text=lambda: (
-            f"model      {result.model}\nmanifest   {result.manifest}\nreference  {result.reference}\n"
-            f"parity     {format_parity(result.parity)}\nthreshold  {format_number(result.threshold)}"
-        ),
-    )
+            result = quantize(source, out, common, data=index, progress=line.update)
+        else:
+            from cada_edge.export.to_onnx import ExportConfig, export_onnx
+
+            if precision is not None:
+                common["precision"] = precision
+            result = export_onnx(source, out, ExportConfig(**common), data=index, progress=line.update)
+    print_result(result, as_json=as_json, text=lambda: onnx_text(result))
 
 
 def _refuse_elsewhere(wanted: str, came: str, options: list[str]) -> None:
@@ -255,7 +281,10 @@ def _refuse_elsewhere(wanted: str, came: str, options: list[str]) -> None:
 
 def _engine_text(result: Any) -> str:
     build = result.engine
-    share = f"{build.half_share:.0%} of its {'layers' if build.precision_from == 'inspector' else 'products'}"
+    kinds = "layers" if build.precision_from == "inspector" else "products"
+    share = f"{build.half_share:.0%} of its {kinds} in half precision"
+    if build.int8_share:
+        share = f"{build.int8_share:.0%} of its {kinds} in INT8"
     lines = [
         f"model      {result.model}",
         f"manifest   {result.manifest}",
@@ -263,7 +292,7 @@ def _engine_text(result: Any) -> str:
         f"built for  {build.target} {build.tensorrt_version}, compute capability "
         f"{', '.join(build.compute_capabilities)}, batch {','.join(map(str, build.batch))}",
         f"built in   {result.build_s:.1f} s",
-        f"precision  {result.precision}, {share} in half precision, by its {build.precision_from}",
+        f"precision  {result.precision}, {share}, by its {build.precision_from}",
         f"parity     {format_parity(result.parity)}",
         f"threshold  {format_number(result.threshold)}",
     ]

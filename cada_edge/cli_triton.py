@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,7 +13,9 @@ from cada_edge.options import format_number, print_result, size_hw
 
 __all__ = ["export_to_triton"]
 
-_OF_CHECKPOINTS = ("precision", "backend", "alignment", "frame_size", "data")
+_OF_CHECKPOINTS = (
+    "precision", "calibration", "calibration_images", "backend", "alignment", "frame_size", "data",
+)  # fmt: skip
 """Options that say how a checkpoint is exported."""
 
 
@@ -23,6 +26,7 @@ def export_to_triton(
     model_name: str | None,
     max_batch: int | None,
     precision: str,
+    quantizing: dict[str, Any],
     backend: str,
     alignment: str | None,
     frame_size: str | None,
@@ -31,6 +35,8 @@ def export_to_triton(
     as_json: bool,
 ) -> None:
     """Write SOURCE into a repository and print where it is; the arguments are the options of `export`.
+
+    `quantizing` holds those of int8 that were given.
 
     Raises:
         ConfigError: An option of checkpoints came with a file that is exported already.
@@ -61,6 +67,7 @@ def export_to_triton(
             backend=backend,
             alignment=alignment,
             frame_hw=None if frame_size is None else size_hw(frame_size),
+            **quantizing,
         )
     config = TritonConfig(name=model_name or TritonConfig.name, max_batch=max_batch)
     result = export_triton(

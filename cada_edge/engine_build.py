@@ -43,8 +43,10 @@ class EngineBuild:
     half_share: float | None = None
     """Share of half precision, 0-1: by the inspector of its layers, by the network of its convolutions and
     matrix products."""
+    int8_share: float | None = None
+    """The same of INT8; by the network those that read INT8 values."""
     precision_from: str | None = None
-    """One of `PRECISION_SOURCES`: what the manifest's precision and this share were read from."""
+    """One of `PRECISION_SOURCES`: what the manifest's precision and these shares were read from."""
     options: dict[str, Any] = field(default_factory=dict)
     """The other options of the build."""
 
@@ -55,7 +57,7 @@ class EngineBuild:
             self.target in TARGETS
             and self.hardware_compatibility in HARDWARE_COMPATIBILITY
             and self.precision_from in (None, *PRECISION_SOURCES)
-            and (self.half_share is None or 0 <= self.half_share <= 1)
+            and all(share is None or 0 <= share <= 1 for share in (self.half_share, self.int8_share))
             and 1 <= smallest <= best <= largest
             and len(self.compute_capabilities) > 0
             and all(re.fullmatch(r"\d+\.\d", capability) for capability in self.compute_capabilities)

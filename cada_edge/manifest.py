@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from cada_edge.engine_build import EngineBuild
 from cada_edge.errors import ManifestError, ModelMismatchError, ModelNotFoundError
 from cada_edge.files import sha256_file, write_atomic
+from cada_edge.quantization import Quantization
 
 __all__ = ["SCHEMA_VERSION", "Calibration", "Manifest", "Parity", "manifest_path"]
 
@@ -27,8 +28,9 @@ SCHEMA_VERSION = 1
 FORMATS = ("onnx", "engine")
 """Kinds of model files."""
 
-PRECISIONS = ("fp32", "fp16")
-"""Of the networks; normalisation, distances, alignment, smoothing and the score are fp32 in each."""
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Of the networks; normalisation, distances, alignment, smoothing and the score are fp32 in each. With int8
+it is the networks' convolutions."""
 
 ALIGNMENTS = ("none", "cada", "cada-sigma", "class-predicted")
 """Alignments that a model file can hold."""
@@ -93,7 +95,7 @@ class Manifest:
     format: str
     """One of `FORMATS`."""
     precision: str
-    """Precision of the networks: 'fp32' or 'fp16'."""
+    """Precision of the networks, one of `PRECISIONS`."""
     base: str
     """Base method, as 'revdist'."""
     encoder: str
@@ -144,6 +146,8 @@ class Manifest:
     frames of `input_hw`."""
     engine: EngineBuild | None = None
     """How the engine was built; None for an ONNX file."""
+    quantization: Quantization | None = None
+    """How it was quantised; None in another precision than int8."""
     schema_version: int = field(default=SCHEMA_VERSION)
     """Schema of this manifest."""
 
@@ -241,6 +245,8 @@ class Manifest:
             and Path(self.reference_file).name != self.reference_file,
             "engine": (self.engine is not None) != (self.format == "engine")
             or (self.engine is not None and not self.engine.is_possible()),
+            "quantization": (self.quantization is not None) != (self.precision == "int8")
+            or (self.quantization is not None and not self.quantization.is_possible()),
         }
         for name, is_wrong in wrong.items():
             if is_wrong:
@@ -360,6 +366,7 @@ _RECORDS: dict[str, type[Any]] = {
     "Calibration": Calibration,
     "EngineBuild": EngineBuild,
     "Parity": Parity,
+    "Quantization": Quantization,
 }
 
 _CALIBRATED = ("threshold", "pixel_threshold", "calibration")
@@ -371,6 +378,7 @@ _MEANINGS = {
     "precision": f"one of {', '.join(PRECISIONS)}",
     "alignment": f"one of {', '.join(ALIGNMENTS)}",
     "engine": "a description of the build that TensorRT could have made, for an engine and for nothing else",
+    "quantization": "a description of the calibration, for the precision int8 and for nothing else",
     "input_hw": "two positive whole numbers",
     "frame_hw": "two positive whole numbers, or null",
     "std": "three numbers above 0",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cada_edge.errors import CadaEdgeError, OutputError
 from cada_edge.manifest import manifest_path
 
-__all__ = ["Draft", "check_places", "draft_of"]
+__all__ = ["Draft", "check_places", "draft_of", "temporary_folder"]
 
 
 class Draft(NamedTuple):
@@ -65,11 +65,24 @@ def draft_of(model: Path, reference_name: str) -> Iterator[Draft]:
         OutputError: A folder lies where a file is to be, or the disk does not take the files.
     """
     check_places(model, reference_name)
+    with temporary_folder(model) as folder:
+        yield Draft(folder / model.name, folder / reference_name, model, model.with_name(reference_name))
+
+
+@contextmanager
+def temporary_folder(model: Path) -> Iterator[Path]:
+    """Give a hidden folder beside a model's place, which is gone when the block ends.
+
+    Args:
+        model: Where the model is to lie; its folder is made.
+
+    Raises:
+        OutputError: The disk does not take the files.
+    """
     try:
         model.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=model.parent, prefix=f".{model.name}.") as name:
-            folder = Path(name)
-            yield Draft(folder / model.name, folder / reference_name, model, model.with_name(reference_name))
+            yield Path(name)
     except CadaEdgeError:
         raise
     except OSError as error:

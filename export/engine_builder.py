@@ -50,7 +50,7 @@ class BuildRequest:
     target: str
     """A key of `cada_edge.runtime.tensorrt_engine.MODULES`."""
     precision: str
-    """Of the graph's networks: 'fp32' or 'fp16'."""
+    """Of the graph's networks, one of `cada_edge.manifest.PRECISIONS`."""
     frame_hw: tuple[int, int]
     """Height and width of the graph's frames, in pixels."""
     batch: tuple[int, int, int]
@@ -78,6 +78,8 @@ class Plan(NamedTuple):
     """Of the library."""
     half_share: float
     """Share of the convolutions and matrix products that the strongly typed network computes in half."""
+    int8_share: float
+    """Share of those that read INT8 values."""
     timing_cache: bytes | None
     """Where one was asked for."""
 
@@ -140,7 +142,7 @@ def build_plan(model: Path, request: BuildRequest, state: BuildProgress) -> Plan
         parser: Any = trt.OnnxParser(network, logger)
         _parse(parser, model, messages, request.accepted_warnings, refusal)
         name = _input_name(trt, network, model, request)
-        half_share = _half_share(trt, network, request.precision, model)
+        half_share, int8_share = _shares(trt, network, request.precision, model)
         config: Any = builder.create_builder_config()
         monitor = Monitor()
         config.progress_monitor = monitor
@@ -163,7 +165,7 @@ def build_plan(model: Path, request: BuildRequest, state: BuildProgress) -> Plan
             "checkpoint again",
         )
     kept = None if cache is None else bytes(config.get_timing_cache().serialize())
-    return Plan(bytes(plan), version, half_share, kept)
+    return Plan(bytes(plan), version, half_share, int8_share, kept)
 
 
 def _network_flags(trt: Any) -> int:
@@ -224,21 +226,32 @@ def _input_name(trt: Any, network: Any, model: Path, request: BuildRequest) -> s
     return str(inputs[0].name)
 
 
-def _half_share(trt: Any, network: Any, precision: str, model: Path) -> float:
-    """Return the share of convolutions and matrix products in half precision; refuse what was not asked."""
+def _shares(trt: Any, network: Any, precision: str, model: Path) -> tuple[float, float]:
+    """Return the shares of the heavy layers in half and in INT8; refuse what was not asked."""
     kinds: Any = trt.LayerType
     heavy = (kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY)
     half: Any = trt.DataType.HALF
     layers: list[Any] = [network.get_layer(index) for index in range(network.num_layers)]
-    in_half = [bool(layer.get_output(0).dtype == half) for layer in layers if layer.type in heavy]
-    share: float = sum(in_half) / max(1, len(in_half))
-    if (share <= 0.5) if precision == "fp16" else (share > 0):
-        raise CheckFailedError(
-            f"{sum(in_half)} of {len(in_half)} convolutions and matrix products of {model} compute in half "
-            f"precision; wanted {'most' if precision == 'fp16' else 'none'} of them for {precision}. Export "
-            f"the checkpoint again with --precision {precision}."
-        )
-    return share
+    # TensorRT computes in INT8 what reads dequantised values, and takes the two together.
+    dequantized = {str(layer.get_output(0).name) for layer in layers if layer.type == kinds.DEQUANTIZE}
+    chosen = [layer for layer in layers if layer.type in heavy]
+    counts = {
+        "fp16": sum(bool(layer.get_output(0).dtype == half) for layer in chosen),
+        "int8": sum(str(layer.get_input(0).name) in dequantized for layer in chosen),
+    }
+    # Of an INT8 graph the products that make up maps from distances, and whatever parity kept, stay fp32.
+    for kind, name, least, wanted in (
+        ("fp16", "in half precision", 0.5, "most"),
+        ("int8", "with INT8 values", 0.0, "some"),
+    ):
+        share = counts[kind] / max(1, len(chosen))
+        if (share <= least) if precision == kind else (share > 0):
+            raise CheckFailedError(
+                f"{counts[kind]} of {len(chosen)} convolutions and matrix products of {model} compute "
+                f"{name}; wanted {wanted if precision == kind else 'none'} of them for {precision}. Export "
+                f"the checkpoint again with --precision {precision}."
+            )
+    return counts["fp16"] / max(1, len(chosen)), counts["int8"] / max(1, len(chosen))
 
 
 def _configure(trt: Any, config: Any, request: BuildRequest, refusal: Callable[..., BackendError]) -> Any:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cada_edge.engine_build import HARDWARE_COMPATIBILITY, TARGETS
 from cada_edge.errors import ConfigError
+from cada_edge.export.to_int8 import Int8Config, refuse_calibration
+from cada_edge.manifest import PRECISIONS
 
 __all__ = ["LARGEST_BATCH", "EngineConfig"]
 
@@ -22,13 +24,17 @@ class EngineConfig:
     target: str = "tensorrt"
     """Library to build for, one of `TARGETS`."""
     precision: str | None = None
-    """Of the networks: 'fp16' or 'fp32'; None: fp16 from a checkpoint, an ONNX file's own from that."""
+    """Of the networks, one of `PRECISIONS`; None: fp16 from a checkpoint, an ONNX file's own from that."""
     batch: tuple[int, int, int] = (1, 1, 1)
     """Smallest, best and largest number of frames at once."""
     frame_hw: tuple[int, int] | None = None
     """Height and width of the camera's frames, in pixels; as in `ExportConfig`."""
     alignment: str | None = None
     """As in `ExportConfig`."""
+    calibration: Path | None = None
+    """For int8, from a checkpoint or an fp32 ONNX file: as in `Int8Config`."""
+    calibration_images: int = Int8Config.calibration_images
+    """As in `Int8Config`."""
     backend: str = "auto"
     """Engine that runs the graph on the CPU for its parity; 'auto' is ONNX Runtime here."""
     workspace_gib: float | None = None
@@ -47,7 +53,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name, value, known in (
             ("target", self.target, TARGETS),
-            ("precision", self.precision, (None, "fp32", "fp16")),
+            ("precision", self.precision, (None, *PRECISIONS)),
             ("hardware compatibility", self.hardware_compatibility, HARDWARE_COMPATIBILITY),
         ):
             if value not in known:
@@ -73,6 +79,7 @@ class EngineConfig:
                     f"compute capability {capability!r} came; wanted numbers as 8.6. The box's own is shown "
                     "there by: cada-edge doctor"
                 )
+        refuse_calibration(self.precision, self.calibration)
         self._refuse_unused()
 
     def _refuse_unused(self) -> None:

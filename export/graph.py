@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from cada_edge.errors import ConfigError
 from cada_edge.export.frame_resize import FrameResize
 from cada_edge.export.precision import halve
-from cada_edge.manifest import PRECISIONS
 from cada_edge.trainer.model import TrainedModel
 
 __all__ = ["INPUT_NAME", "FusedGraph"]
 
 INPUT_NAME = "frames"
 """Name of the graph's input."""
+
+_PRECISIONS = ("fp32", "fp16")
 
 
 class FusedGraph(nn.Module):
@@ -33,7 +34,7 @@ class FusedGraph(nn.Module):
 
         Args:
             model: In eval mode; not changed.
-            precision: One of `PRECISIONS`.
+            precision: 'fp32' or 'fp16'; an INT8 file is made from an fp32 one.
             frame_hw: Height and width of the camera's frames, which the graph then resizes; None for frames
                 of the network's own size.
 
@@ -41,8 +42,8 @@ class FusedGraph(nn.Module):
             ConfigError: Another precision.
         """
         super().__init__()
-        if precision not in PRECISIONS:
-            raise ConfigError(f"precision {precision!r} came; wanted one of {', '.join(PRECISIONS)}.")
+        if precision not in _PRECISIONS:
+            raise ConfigError(f"precision {precision!r} came; wanted one of {', '.join(_PRECISIONS)}.")
         self.precision = precision
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
         size = self.model.scorer.size

@@ -31,13 +31,14 @@ from cada_edge.export.build_thread import run_apart
 from cada_edge.export.draft import Draft, check_places, draft_of
 from cada_edge.export.engine_builder import BuildRequest, build_plan, known_capabilities
 from cada_edge.export.engine_config import EngineConfig
+from cada_edge.export.to_int8 import Int8Config, export_int8
 from cada_edge.files import sha256_file, write_atomic
 from cada_edge.manifest import Manifest, Parity, manifest_path
 from cada_edge.runtime.cuda_calls import choose_calls
 from cada_edge.runtime.cuda_driver import gpus, require_gpu
 from cada_edge.runtime.datasets import DatasetIndex
 from cada_edge.runtime.engine_check import why_not
-from cada_edge.runtime.engine_layers import half_share, read_layers
+from cada_edge.runtime.engine_layers import precision_share, read_layers
 from cada_edge.runtime.parity import replay_file
 from cada_edge.runtime.tensorrt_engine import MODULES, load_tensorrt
 
@@ -118,8 +119,8 @@ def export_engine(
     capabilities, gpu = _machine(config)
     with draft_of(out, reference_name) as draft:
         if source.suffix.lower() == ".onnx":
-            graph = source
-            manifest = _of_onnx(source, config, data)
+            graph = _quantized(source, draft.model.with_name("graph") / "model.onnx", config)
+            manifest = _of_onnx(graph, config, data)
         else:
             graph = _exported(source, draft.model.with_name("graph") / "model.onnx", config, data)
             manifest = Manifest.read(graph)
@@ -151,6 +152,7 @@ def export_engine(
             gpu=gpu,
             onnx_sha256=manifest.model_sha256,
             half_share=plan.half_share,
+            int8_share=plan.int8_share,
             precision_from="network",
             options=_options(config),
         )
@@ -215,8 +217,21 @@ def _exported(source: Path, graph: Path, config: EngineConfig, data: DatasetInde
         backend=_graph_backend(config.backend),
         alignment=config.alignment,
         frame_hw=config.frame_hw,
+        calibration=config.calibration,
+        calibration_images=config.calibration_images,
+        compare_speed=False,
     )
     return export_onnx(source, graph, options, data=data).model
+
+
+def _quantized(source: Path, graph: Path, config: EngineConfig) -> Path:
+    """Quantise an fp32 ONNX file where that is asked for, into a file that is gone with the draft."""
+    if config.calibration is None:
+        return source
+    options = Int8Config(
+        config.calibration, config.calibration_images, _graph_backend(config.backend), compare_speed=False
+    )
+    return export_int8(source, graph, options).model
 
 
 def _graph_backend(name: str) -> str:
@@ -245,9 +260,10 @@ def _of_onnx(source: Path, config: EngineConfig, data: DatasetIndex | None) -> M
     }
     for option, (wanted, own) in asked.items():
         if wanted not in (None, own):
+            instead = ", pass --calibration DIR" if (wanted, own) == ("int8", "fp32") else ""
             raise ConfigError(
                 f"{option} {wanted} came with {source.name}, which was exported with {own or 'none'}; an "
-                f"engine keeps what its graph has. Leave {option} out, or build from the checkpoint."
+                f"engine keeps what its graph has. Leave {option} out{instead}, or build from the checkpoint."
             )
     return manifest
 
@@ -316,10 +332,12 @@ def _check(draft: Draft, graph: Path, manifest: Manifest, build: EngineBuild, co
     if reason is not None and build.target == "tensorrt":
         raise reason
     if reason is None:
-        share = half_share(read_layers(draft.model))
-        if share is not None:
-            _require_precision(share, manifest.precision, draft.final_model)
-            build = dataclasses.replace(build, half_share=share, precision_from="inspector")
+        layers = read_layers(draft.model)
+        half, int8 = precision_share(layers, "fp16"), precision_share(layers, "int8")
+        if half is not None and int8 is not None:
+            for kind, share in (("fp16", half), ("int8", int8)):
+                _require_precision(share, kind, manifest.precision, draft.final_model)
+            build = dataclasses.replace(build, half_share=half, int8_share=int8, precision_from="inspector")
         parity = replay_file(draft.model, engine_manifest)
         build = dataclasses.replace(build, executed=True)
     else:
@@ -331,11 +349,12 @@ def _check(draft: Draft, graph: Path, manifest: Manifest, build: EngineBuild, co
     dataclasses.replace(engine_manifest, parity=parity, engine=build).write(draft.model)
 
 
-def _require_precision(share: float, precision: str, path: Path) -> None:
+def _require_precision(share: float, kind: str, precision: str, path: Path) -> None:
     """Refuse an engine whose layers are not what was asked for; few of fp16's are fp32 by intent."""
-    if (share > 0) != (precision == "fp16"):
+    if (share > 0) != (precision == kind):
         raise CheckFailedError(
-            f"The inspector finds {share:.0%} of the layers of {path.name} in half precision; wanted "
-            f"{'some' if precision == 'fp16' else 'none'} for {precision}. Build with another --precision or "
+            f"The inspector finds {share:.0%} of the layers of {path.name} in "
+            f"{'half precision' if kind == 'fp16' else 'INT8'}; wanted "
+            f"{'some' if precision == kind else 'none'} for {precision}. Build with another --precision or "
             "--opt-level."
         )

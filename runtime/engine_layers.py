@@ -13,7 +13,7 @@ from cada_edge.runtime.cuda_device import CudaDevice
 from cada_edge.runtime.engine_check import engine_of, rebuild_command
 from cada_edge.runtime.tensorrt_engine import TensorRTEngine
 
-__all__ = ["EngineLayer", "half_share", "layers_of", "read_layers"]
+__all__ = ["EngineLayer", "layers_of", "precision_share", "read_layers"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,17 +62,18 @@ def _layer_of(row: Any) -> EngineLayer:
     return EngineLayer(str(row["Name"]), str(row.get("LayerType", "")) or None, tuple(found))
 
 
-def half_share(layers: list[EngineLayer]) -> float | None:
-    """Return the share of layers with an output in half precision, of those whose precision is told.
+def precision_share(layers: list[EngineLayer], precision: str) -> float | None:
+    """Return the share of layers with an output in a precision, of those whose precision is told.
 
     Args:
         layers: Of one engine.
+        precision: 'fp16', 'fp32' or 'int8'.
 
     Returns:
         0-1; None where no layer tells it.
     """
     known = [layer.precisions for layer in layers if layer.precisions]
-    return sum("fp16" in precisions for precisions in known) / len(known) if known else None
+    return sum(precision in precisions for precisions in known) / len(known) if known else None
 
 
 def read_layers(path: Path, *, binding: str = "auto") -> list[EngineLayer]:

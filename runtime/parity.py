@@ -22,7 +22,17 @@ from cada_edge.files import atomic_path, sha256_file
 from cada_edge.manifest import Manifest, Parity
 from cada_edge.runtime.backend import Backend, Outputs, choose_backend
 
-__all__ = ["Reference", "read_reference", "replay", "replay_file", "score_limit", "verify", "write_reference"]
+__all__ = [
+    "Reference",
+    "differences",
+    "limits",
+    "read_reference",
+    "replay",
+    "replay_file",
+    "score_limit",
+    "verify",
+    "write_reference",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +101,51 @@ def score_limit(precision: str, reference: Reference) -> float:
     return float({"fp16": 2e-3, "int8": 2e-2}[precision] * (high - low))
 
 
+def limits(precision: str, reference: Reference) -> dict[str, float]:
+    """Return the largest allowed difference of score, stats and anomaly_map, as `differences` measures them.
+
+    Args:
+        precision: One of `cada_edge.manifest.PRECISIONS`.
+        reference: Where the spread of the scores is taken from.
+    """
+    limit = score_limit(precision, reference)
+    return {"score": limit, "stats": limit, "anomaly_map": _MAP_LIMITS[precision]}
+
+
+def differences(
+    infer: Callable[[NDArray[np.uint8]], Outputs], reference: Reference, *, backend: str
+) -> dict[str, float]:
+    """Run the reference frames and measure.
+
+    Args:
+        infer: Runs a batch.
+        reference: Frames and expectations.
+        backend: Description of the engine, for errors.
+
+    Returns:
+        Largest |value - reference| / max(1, |reference|) of score, stats and anomaly_map.
+
+    Raises:
+        CheckFailedError: A value that is not finite.
+    """
+    largest = dict.fromkeys(("score", "stats", "anomaly_map"), 0.0)
+    batch = max(1, min(_BATCH, _BATCH_BYTES // math.prod(reference.frames.shape[1:])))
+    for start in range(0, len(reference.frames), batch):
+        rows = slice(start, start + batch)
+        outputs = infer(reference.frames[rows])
+        if not all(np.isfinite(values).all() for values in outputs):
+            raise CheckFailedError(
+                f"{backend} gave values that are not finite on the reference frames "
+                f"{start} to {start + batch - 1}. The model must not be used on this engine: "
+                "export it with --precision fp32, or choose another backend."
+            )
+        for name in largest:
+            wanted = getattr(reference, name)[rows].astype(np.float32)
+            difference = np.abs(getattr(outputs, name) - wanted) / np.maximum(1, np.abs(wanted))
+            largest[name] = max(largest[name], float(difference.max()))
+    return largest
+
+
 def replay(
     infer: Callable[[NDArray[np.uint8]], Outputs], reference: Reference, *, precision: str, backend: str
 ) -> Parity:
@@ -108,28 +163,13 @@ def replay(
     Raises:
         CheckFailedError: A difference over the limit, or a value that is not finite.
     """
-    limit = score_limit(precision, reference)
-    limits = {"score": limit, "stats": limit, "anomaly_map": _MAP_LIMITS[precision]}
-    largest = dict.fromkeys(limits, 0.0)
-    batch = max(1, min(_BATCH, _BATCH_BYTES // math.prod(reference.frames.shape[1:])))
-    for start in range(0, len(reference.frames), batch):
-        rows = slice(start, start + batch)
-        outputs = infer(reference.frames[rows])
-        if not all(np.isfinite(values).all() for values in outputs):
-            raise CheckFailedError(
-                f"{backend} gave values that are not finite on the reference frames "
-                f"{start} to {start + batch - 1}. The model must not be used on this engine: "
-                "export it with --precision fp32, or choose another backend."
-            )
-        for name in limits:
-            wanted = getattr(reference, name)[rows].astype(np.float32)
-            difference = np.abs(getattr(outputs, name) - wanted) / np.maximum(1, np.abs(wanted))
-            largest[name] = max(largest[name], float(difference.max()))
-    for name, allowed in limits.items():
-        if largest[name] > allowed:
+    allowed = limits(precision, reference)
+    largest = differences(infer, reference, backend=backend)
+    for name, limit in allowed.items():
+        if largest[name] > limit:
             raise CheckFailedError(
                 f"Parity failed on {backend}: {name} differs from PyTorch's by {largest[name]:.3g} (relative "
-                f"above 1); the limit for {precision} is {allowed:.3g}. Do not use this file: export with "
+                f"above 1); the limit for {precision} is {limit:.3g}. Do not use this file: export with "
                 "--precision fp32, or choose another backend."
             )
     return Parity(
@@ -137,7 +177,7 @@ def replay(
         max_score_difference=largest["score"],
         max_stats_difference=largest["stats"],
         max_map_difference=largest["anomaly_map"],
-        score_limit=limit,
+        score_limit=allowed["score"],
         backend=backend,
         auroc_drift_reason="fewer than 100 normal and 100 anomalous images were given",
     )

@@ -291,7 +291,7 @@ def test_what_a_graph_has_may_be_said_again(graph_of: GraphOf, tmp_path: Path) -
     ("changes", "wanted"),
     [
         ({"target": "onnx"}, "target 'onnx' came; wanted one of tensorrt, rtx"),
-        ({"precision": "int8"}, "precision 'int8' came; wanted one of fp32, fp16"),
+        ({"precision": "int4"}, "precision 'int4' came; wanted one of fp32, fp16, int8"),
         ({"hardware_compatibility": "all"}, r"compatibility 'all' came; wanted one of none, same, ampere\+"),
         ({"batch": (0, 1, 2)}, "batch 0,1,2 came; wanted smallest, best and largest"),
         ({"batch": (4, 2, 8)}, "batch 4,2,8 came"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cada_edge.errors import BackendError
-from cada_edge.runtime.engine_layers import EngineLayer, half_share, layers_of, read_layers
+from cada_edge.runtime.engine_layers import EngineLayer, layers_of, precision_share, read_layers
 
 
 def layer(name: str, *formats: str, kind: str = "CaskConvolution") -> dict[str, Any]:
@@ -48,13 +48,13 @@ def test_formats_become_precisions() -> None:
         (),
         (),
     ]
-    assert half_share(found) == 3 / 5
+    assert precision_share(found, "fp16") == 3 / 5
 
 
 def test_names_alone_tell_no_precision() -> None:
     found = layers_of('{"Layers": ["convolution + relu", "softmax"]}')
     assert found == [EngineLayer("convolution + relu", None, ()), EngineLayer("softmax", None, ())]
-    assert half_share(found) is None
+    assert precision_share(found, "fp16") is None
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_names_alone_tell_no_precision() -> None:
 )
 def test_another_text_is_no_layer(text: str) -> None:
     assert layers_of(text) == []
-    assert half_share([]) is None
+    assert precision_share([], "fp16") is None
 
 
 def test_an_engine_is_opened_for_its_layers_and_closed(
