@@ -23,7 +23,11 @@ _OUTLINE = (255, 235, 59)
 
 
 def draw_examples(
-    examples: Sequence[Example], average_range: tuple[float, float], *, theme: Theme = LIGHT
+    examples: Sequence[Example],
+    average_range: tuple[float, float],
+    *,
+    title: str | None = None,
+    theme: Theme = LIGHT,
 ) -> Figure:
     """Draw the examples as rows of frame, outlined defect, heat-map without and with alignment.
 
@@ -32,18 +36,21 @@ def draw_examples(
     Args:
         examples: At least one.
         average_range: What the heat-maps without alignment show as 0 and 1.
+        title: What the maps are of, for a figure that stands alone.
         theme: Colours.
     """
     strips = [strip_of_example(example, average_range) for example in examples]
     figure = Figure(
-        figsize=(WIDTH_IN, 0.3 + 1.35 * len(strips)),
+        figsize=(WIDTH_IN, 0.3 + 1.35 * len(strips) + (0.17 if title else 0)),
         # About a pixel for a pixel: enlarged frames make large files and show no more.
         dpi=max(120, strips[0].shape[1] / WIDTH_IN),
         facecolor=theme.paper,
         layout="constrained",
     )
     figure.suptitle(
-        "frame, outlined defect, heat-map without alignment, heat-map with CADA",
+        (f"{title}\n" if title else "")
+        + "frame, outlined defect, heat-map without alignment, heat-map with CADA",
+        parse_math=False,
         fontsize=FONT_PT,
         color=theme.ink,
     )

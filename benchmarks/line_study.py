@@ -293,9 +293,17 @@ def main(study: str, seeds: str, out: Path, bases: str | None, as_json: bool, **
     if bases is not None:
         chosen = dataclasses.replace(chosen, bases=tuple(bases.split(",")))
     config = StudyConfig(**options)
-    with ProgressBars(images_per_step=config.batch_size) as bars:
+    try:
         numbers = [int(text) for text in seeds.split(",")]
-        cells = list(run_study(chosen, numbers, out, config, report=bars.update))
+    except ValueError as error:
+        raise click.UsageError(f"--seeds {seeds!r} came; wanted whole numbers with commas.") from error
+    try:
+        for base in chosen.bases:
+            train_config(base, numbers[0], config)
+        with ProgressBars(images_per_step=config.batch_size) as bars:
+            cells = list(run_study(chosen, numbers, out, config, report=bars.update))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
     if as_json:
         figures = [dataclasses.asdict(cell) for cell in cells]
         described = {

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -85,6 +86,7 @@ def draw_scores(
     *,
     kinds: Sequence[str],
     threshold: float | None,
+    title: str | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw every image's score, kind by kind, good above defective, and the one threshold through all kinds.
@@ -97,9 +99,10 @@ def draw_scores(
         anomalous: (N,).
         kinds: From top to bottom.
         threshold: None where there is none to draw.
+        title: What the scores are of, for a figure that stands alone: it then explains its colours too.
         theme: Colours.
     """
-    figure, axes = _blank(theme, height_in=0.95 + 0.36 * len(kinds))
+    figure, axes = _blank(theme, height_in=0.95 + 0.36 * len(kinds) + (0.45 if title else 0))
     names = np.array(categories)
     for row, kind in enumerate(kinds):
         if row % 2 == 0:
@@ -114,7 +117,29 @@ def draw_scores(
     axes.set_xlabel(_scale_scores(axes, scores, threshold))
     if threshold is not None:
         _draw_threshold(axes, threshold, theme)
+    if title:
+        _explain(figure, title, theme)
     return figure
+
+
+def _explain(figure: Figure, title: str, theme: Theme) -> None:
+    """Write a title and what the colours mean above the axes."""
+    figure.suptitle(title, fontsize=FONT_PT, color=theme.ink, x=0.01, ha="left", parse_math=False)
+    marks = [
+        Line2D([], [], linestyle="", marker="o", color=colour, label=label)
+        for colour, label in ((theme.normal, "good"), (theme.anomalous, "defective"))
+    ]
+    marks.append(Line2D([], [], linestyle="", marker="|", markersize=9, color=theme.ink, label="median"))
+    figure.legend(
+        handles=marks,
+        loc="outside upper right",
+        ncols=len(marks),
+        frameon=False,
+        fontsize=FONT_PT - 1,
+        labelcolor=theme.ink,
+        handletextpad=0.1,
+        columnspacing=1.0,
+    )
 
 
 def _draw_threshold(axes: Axes, threshold: float, theme: Theme) -> None:

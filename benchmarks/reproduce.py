@@ -90,8 +90,16 @@ def reproduce(
 
 
 def _with_pictures(result: Reproduction, figures: Sequence[Path]) -> str:
+    if not figures:
+        return result.to_markdown()
+    about = (
+        "Figures in the manner of the paper's Fig. 5 (each image's score, kind by kind; the kinds stand in "
+        "the order of their good images' median without alignment) and Fig. 6 (the first defective and the "
+        "first good test image of each kind; 0 and 1 of the colours are, without alignment, mean and maximum "
+        "of the good images shown, averaged, and with CADA 0 and 1 of the aligned map):"
+    )
     pictures = [f"![{path.stem}]({path.parent.name}/{path.name})" for path in figures]
-    return "\n\n".join([result.to_markdown(), *pictures])
+    return "\n\n".join([result.to_markdown(), about, *pictures])
 
 
 def _run(

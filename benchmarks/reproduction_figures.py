@@ -11,6 +11,7 @@ import numpy as np
 
 from cada_edge.benchmarks.examples import make_example
 from cada_edge.benchmarks.heat_maps import draw_examples, range_of_examples
+from cada_edge.benchmarks.paper import load_datasets
 from cada_edge.benchmarks.plots import draw_scores, order_kinds, to_png
 from cada_edge.benchmarks.reproduction_cells import Settings, cell_file, read_cell, read_example_maps
 from cada_edge.benchmarks.reproduction_plan import Cell, Plan
@@ -52,14 +53,26 @@ def write_figures(plan: Plan, indexes: Mapping[str, DatasetIndex], settings: Set
     written: list[Path] = []
     for (dataset, base, seed), cells in groups.items():
         stem = f"{dataset}-{base}-seed{seed}"
-        written += _write_scores(folder, stem, cells, indexes[dataset], settings)
+        labels = {name: _label(plan, cell) for name, cell in cells.items()}
+        written += _write_scores(folder, stem, cells, labels, indexes[dataset], settings)
         if {"none", "cada"} <= set(cells):
-            written += _write_maps(folder, stem, cells, indexes[dataset], settings)
+            written += _write_maps(folder, stem, cells, labels["none"], indexes[dataset], settings)
     return written
 
 
+def _label(plan: Plan, cell: Cell) -> str:
+    """Name a cell as its first row in the table does, with data set and seed."""
+    label = next(planned.row.label for planned in plan.rows if cell in planned.cells)
+    return f"{load_datasets()[cell.dataset].title}, {label}, seed {cell.seed}"
+
+
 def _write_scores(
-    folder: Path, stem: str, cells: Mapping[str, Cell], index: DatasetIndex, settings: Settings
+    folder: Path,
+    stem: str,
+    cells: Mapping[str, Cell],
+    labels: Mapping[str, str],
+    index: DatasetIndex,
+    settings: Settings,
 ) -> list[Path]:
     drawn = [name for name in _DRAWN if name in cells]
     scores = {name: _scores(_content(cells[name], index, settings), index) for name in drawn}
@@ -71,14 +84,21 @@ def _write_scores(
     return [
         write_atomic(
             folder / f"{stem}-scores-{name}.png",
-            to_png(draw_scores(values, categories, anomalous, kinds=kinds, threshold=None)),
+            to_png(
+                draw_scores(values, categories, anomalous, kinds=kinds, threshold=None, title=labels[name])
+            ),
         )
         for name, values in scores.items()
     ]
 
 
 def _write_maps(
-    folder: Path, stem: str, cells: Mapping[str, Cell], index: DatasetIndex, settings: Settings
+    folder: Path,
+    stem: str,
+    cells: Mapping[str, Cell],
+    label: str,
+    index: DatasetIndex,
+    settings: Settings,
 ) -> list[Path]:
     maps = {name: read_example_maps(cells[name], index, settings) for name in ("none", "cada")}
     scores = {name: _scores(_content(cells[name], index, settings), index) for name in maps}
@@ -96,7 +116,7 @@ def _write_maps(
         # Cells of a version that kept no maps.
         _log.warning("%s: no heat-maps were kept; remove its top-*.json files to have them drawn", stem)
         return []
-    drawing = draw_examples(examples, range_of_examples(examples))
+    drawing = draw_examples(examples, range_of_examples(examples), title=label)
     return [write_atomic(folder / f"{stem}-maps.png", to_png(drawing))]
 
 

@@ -21,9 +21,17 @@ from cada_edge.options import (
     threads_option,
 )
 from cada_edge.runtime.preprocess import RESIZES
-from cada_edge.trainer.config import BASES, RECIPES, TrainConfig
+from cada_edge.trainer.config import BASES, RECIPES, AlignerConfig, TrainConfig
 
-__all__ = ["demo", "train"]
+__all__ = ["BY_BASE", "demo", "train"]
+
+BY_BASE = (
+    *("encoder", "size", "iterations", "batch_size", "learning_rate", "weight_decay"),
+    *("schedule", "gradient_clip"),
+)
+"""Fields of `TrainConfig` that a base method's recipe may set; named here, as help loads no torch."""
+
+_OR_ITS_OWN = ", or --base's own"
 
 
 @click.command()
@@ -76,6 +84,7 @@ __all__ = ["demo", "train"]
         "save_every": "Iterations between two resumable states.",
         "log_every": "Iterations between two rows of log.jsonl.",
     },
+    notes=dict.fromkeys(BY_BASE, _OR_ITS_OWN),
 )
 @click.option(
     "--base-option",
@@ -85,7 +94,11 @@ __all__ = ["demo", "train"]
     help="An option of the base method, as activation=relu; may be given again.",
 )
 @click.option(
-    "--aligner-iterations", type=int, default=None, show_default="5000", help="Steps of the regressor."
+    "--aligner-iterations",
+    type=int,
+    default=None,
+    show_default=f"{AlignerConfig.iterations}{_OR_ITS_OWN}",
+    help="Steps of the regressor.",
 )
 @layout_option
 @json_option

@@ -37,12 +37,15 @@ _BYTES_OF_UNIT = {
 }
 
 
-def config_options(cls: type, helps: Mapping[str, str]) -> Callable[[_Command], _Command]:
+def config_options(
+    cls: type, helps: Mapping[str, str], *, notes: Mapping[str, str] | None = None
+) -> Callable[[_Command], _Command]:
     """Add one option per named field of a dataclass; a flag that is not given arrives as None.
 
     Args:
         cls: The dataclass; its annotations give the types, its defaults are shown in the help.
         helps: Field -> help text, in the order of the help page.
+        notes: Field -> what follows its default there.
     """
     fields = {item.name: item for item in dataclasses.fields(cls)}
 
@@ -50,6 +53,7 @@ def config_options(cls: type, helps: Mapping[str, str]) -> Callable[[_Command], 
         for name in reversed(list(helps)):
             item = fields[name]
             default = "none" if item.default is None else str(item.default)
+            default += (notes or {}).get(name, "")
             flag = f"--{name.replace('_', '-')}"
             if str(item.type) == "bool":
                 off = f"{flag}/--no-{flag.removeprefix('--')}"

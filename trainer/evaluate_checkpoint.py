@@ -123,7 +123,7 @@ def evaluate_checkpoint(
     Args:
         path: The checkpoint.
         index: The data set.
-        alignment: 'none', 'cada' or 'class-aware'; None for the model's own.
+        alignment: 'none', 'class-aware' or the model's own; None for its own.
         threshold: None for the checkpoint's own, which belongs to its own alignment.
         mask_convention: How ground-truth masks are resized, see `cada_edge.runtime.masks`.
         resize_name: One of `cada_edge.runtime.preprocess.RESIZES`; None for the one of its training.
@@ -136,7 +136,7 @@ def evaluate_checkpoint(
         The metrics, mixed and averaged, and the rates per kind.
 
     Raises:
-        ConfigError: An unknown alignment or resize, or 'cada' of a model trained without.
+        ConfigError: An unknown alignment or resize, or an alignment that the model was not trained with.
         DatasetError: No test images, or 'class-aware' on a category that training did not see.
         OutputError: The folder for maps holds something already, or a file cannot be written.
     """
@@ -145,9 +145,11 @@ def evaluate_checkpoint(
     alignment = alignment or own
     if alignment not in ALIGNMENTS:
         raise ConfigError(f"alignment {alignment!r} came; wanted one of {', '.join(ALIGNMENTS)}.")
-    if alignment == "cada" and own != "cada":
+    if alignment not in ("none", "class-aware", own):
+        known = ", ".join(dict.fromkeys(("none", "class-aware", own)))
         raise ConfigError(
-            f"{path} was trained with alignment {own!r}: it has no regressor. Train it with --alignment cada."
+            f"alignment {alignment!r} came for {path}, which was trained with {own!r}; wanted one of "
+            f"{known}. Train it with --alignment {alignment}."
         )
     resize_name = resize_name or checkpoint.config.resize
     if resize_name not in RESIZES:

@@ -7,11 +7,14 @@ import pytest
 from click.testing import CliRunner
 
 from cada_edge.benchmarks import line_study
+from cada_edge.benchmarks.line_report import Cell
 from cada_edge.benchmarks.line_study import (
     STUDIES,
     Study,
     StudyConfig,
     Variant,
+    describe_findings,
+    report_text,
     run_study,
 )
 from cada_edge.errors import ConfigError
@@ -22,7 +25,7 @@ _TINY = StudyConfig(
     size=64,
     iterations=2,
     batch_size=4,
-    encoder="resnet18",
+    encoder="mobilenetv3_small_050",
     encoder_weights="random",
     train_per_kind=4,
     test_per_kind=1,
@@ -75,3 +78,47 @@ def test_the_command_prints_the_table(tmp_path: Path, monkeypatch: pytest.Monkey
     result = CliRunner().invoke(line_study.main, ["kernel", "--seeds", "3", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "| revdist | 0 % | none |" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "1;2"], "--seeds '1;2' came; wanted whole numbers with commas"),
+        (["--bases", "revdist,padim"], "base 'padim' came; wanted one of revdist"),
+        (["--size", "50"], "size 50 came; wanted a multiple of 32"),
+    ],
+)
+def test_what_cannot_be_run_is_a_usage_error(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(line_study.main, ["noise", *arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()  # before anything is drawn
+
+
+def test_cells_on_disk_are_read_as_they_are(tmp_path: Path) -> None:
+    """The noise study's files as the first version wrote them: nothing is trained, and all is said."""
+    study = dataclasses.replace(STUDIES["noise"], shares=(0.0, 0.2))
+    figures = '{"i_auroc": %s, "i_ap": 80.0, "p_auroc": 70.0, "p_ap": 60.0}'
+    for share in study.shares:
+        place = tmp_path / f"seed20-spoiled{share:g}" / "revdist"
+        (place / "base").mkdir(parents=True)
+        (place / "base" / "checkpoint.pt").touch()
+        for label, value in (("none", 50.0), ("cada", 90.0), ("cada-sigma", 85.0 + 100 * share)):
+            (place / f"{label}.json").write_text(
+                f'{{"base": "revdist", "label": "{label}", "share": {share}, "seed": 20, '
+                f'"mixed": {figures % value}, "averaged": {figures % value}}}'
+            )
+    stages: list[str] = []
+
+    def report(stage: str, done: int, total: int, loss: float) -> None:
+        stages.append(stage)
+
+    cells = list(run_study(study, [20], tmp_path, _TINY, report=report))
+    assert cells[1] == Cell("revdist", "cada", 0.0, 20, cells[1].averaged, cells[1].averaged)
+    assert stages == []
+    text = report_text("noise", cells)
+    assert "| revdist | 20 % | cada-sigma | 105.0 (105.0-105.0) |" in text
+    assert "| here, revdist, 20 % spoiled: cada-sigma less cada | +15.0 | +0.0 | +0.0 | +0.0 |" in text
+    assert "\n- revdist, mixed I-AUROC: cada-sigma overtakes cada at 20 %: 105.0 (105.0-105.0)" in text
+    assert describe_findings("variants", cells) == []
+    assert report_text("variants", cells).count("\n\n") == 0

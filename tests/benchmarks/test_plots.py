@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from cada_edge.benchmarks.demo_result import DemoResult
-from cada_edge.benchmarks.plots import draw_scores, order_kinds
+from cada_edge.benchmarks.plots import draw_scores, order_kinds, to_png
 
 
 def test_kinds_are_ordered_by_their_unaligned_normal_median(result: DemoResult) -> None:
@@ -37,3 +38,18 @@ def test_the_threshold_is_drawn_where_there_is_one(result: DemoResult) -> None:
 
     assert texts(0.5) == ["threshold 0.500"]
     assert texts(None) == []
+
+
+def test_a_figure_that_stands_alone_says_what_it_shows(result: DemoResult) -> None:
+    kinds = sorted(set(result.categories))
+    arguments = (result.variants["cada"].scores, result.categories, result.anomalous)
+    figure = draw_scores(*arguments, kinds=kinds, threshold=None, title="BTAD, $a$ + CADA, seed 3")
+    assert figure.get_suptitle() == "BTAD, $a$ + CADA, seed 3"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["good", "defective", "median"]
+    assert len(to_png(figure)) > 1000
+    alone = draw_scores(*arguments, kinds=kinds, threshold=None)
+    assert (alone.legends, alone.get_suptitle()) == ([], "")
+    # The axes are as high as in a report's figure.
+    heights = [drawn.get_size_inches()[1] for drawn in (figure, alone)]
+    assert heights[0] - heights[1] == pytest.approx(0.45)

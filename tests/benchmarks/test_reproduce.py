@@ -37,7 +37,7 @@ from cada_edge.trainer.fit import choose_device, fit
 from cada_edge.trainer.synthetic import KINDS, SyntheticConfig, write_line
 
 SMALL: dict[str, Any] = {
-    "encoder": "resnet18",
+    "encoder": "mobilenetv3_small_050",
     "encoder_weights": "random",
     "size": 64,
     "iterations": 3,
@@ -96,7 +96,8 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`SMALL` less the iterations, as a configuration file."""
     path = tmp_path_factory.mktemp("config") / "small.yaml"
     path.write_text(
-        "encoder: resnet18\nencoder_weights: random\nsize: 64\nbatch_size: 4\naligner:\n  batch_size: 4\n"
+        "encoder: mobilenetv3_small_050\nencoder_weights: random\nsize: 64\nbatch_size: 4\n"
+        "aligner:\n  batch_size: 4\n"
     )
     return path
 
@@ -137,6 +138,9 @@ def test_a_killed_reproduction_goes_on_where_it_was(line: Path, small_file: Path
     assert "masks: pil-bilinear>0; resolution: 64x64; average precision: step-wise" in text
     markdown = (tmp_path / "out" / "table-1.md").read_text()
     assert markdown.startswith("## Table 1: ")
+    assert (
+        markdown.count("Figures in the manner of the paper's Fig. 5 (each image's score, kind by kind") == 1
+    )
     figures = tmp_path / "out" / "table-1-figures"
     names = [f"mvtec-revdist-seed0-{name}.png" for name in ("maps", "scores-cada", "scores-none")]
     assert sorted(path.name for path in figures.iterdir()) == names

@@ -60,6 +60,11 @@ def test_defaults_in_the_help_come_from_the_dataclass() -> None:
     output = _run("train", "--help").output
     assert "wide_resnet50_2.tv_in1k" in output
     assert "5000" in output
+    words = " ".join(output.split())
+    # Another base has other values, which win over those that are shown.
+    assert "Steps of the base method. [default: (5000, or --base's own)]" in words
+    assert "Steps of the regressor. [default: (5000, or --base's own)]" in words
+    assert "Side of the network input, in pixels. [default: (256, or --base's own)]" in words
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +151,9 @@ def test_eval_under_other_alignments(trained: Path, exported: Path, line: Path) 
         _run("eval", exported, line, "--alignment", "none", code=2).stderr.split()
     )
     assert "wanted one of none, cada" in _run("eval", trained, line, "--alignment", "best", code=2).stderr
+    error = " ".join(_run("eval", trained, line, "--alignment", "cada-sigma", code=2).stderr.split())
+    assert "alignment 'cada-sigma' came for" in error
+    assert "which was trained with 'cada'; wanted one of none, class-aware, cada. Train it with" in error
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ def tiny_line(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_config() -> TrainConfig:
-    """A few steps of a random ResNet-18 at 64 pixels."""
+    """A few steps of a random, small MobileNetV3 at 64 pixels."""
     return TrainConfig(
-        encoder="resnet18",
+        encoder="mobilenetv3_small_050",
         encoder_weights="random",
         size=64,
         iterations=4,

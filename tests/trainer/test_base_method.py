@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from cada_edge.cli_training import BY_BASE
 from cada_edge.errors import ConfigError
 from cada_edge.trainer.base_method import Sourced, build_base, configure, load_base
 from cada_edge.trainer.config import BASES, TrainConfig, from_dict
@@ -22,6 +23,11 @@ def test_every_recipe_is_a_configuration_and_names_its_sources(name: str) -> Non
         outer, _, inner = field.partition(".")
         value = getattr(config, outer)
         assert (getattr(value, inner) if inner else value) == sourced.value
+
+
+def test_the_help_says_which_defaults_are_the_bases_own() -> None:
+    fields = {field for name in BASES for field in load_base(name).RECIPE}
+    assert {field for field in fields if "." not in field} == set(BY_BASE)
 
 
 def test_given_values_win_over_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

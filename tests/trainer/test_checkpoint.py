@@ -23,7 +23,7 @@ from cada_edge.trainer.model import build_model
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained model."""
-    config = TrainConfig(encoder="resnet18", encoder_weights="random", size=64, alignment="none")
+    config = TrainConfig(encoder="mobilenetv3_small_050", encoder_weights="random", size=64, alignment="none")
     model, fingerprint = build_model(config, encoder_weights="random")
     path = tmp_path_factory.mktemp("saved") / "checkpoint.pt"
     save_checkpoint(

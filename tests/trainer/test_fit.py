@@ -38,7 +38,7 @@ def whole_run(tiny_line: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from cada_edge.trainer.config import AlignerConfig
 
     config = TrainConfig(
-        encoder="resnet18",
+        encoder="mobilenetv3_small_050",
         encoder_weights="random",
         size=64,
         iterations=4,

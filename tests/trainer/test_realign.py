@@ -22,7 +22,7 @@ def base_run(tiny_line: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run without alignment, of `tiny_config`'s values."""
     run = tmp_path_factory.mktemp("runs") / "base"
     config = TrainConfig(
-        encoder="resnet18",
+        encoder="mobilenetv3_small_050",
         encoder_weights="random",
         size=64,
         iterations=4,
