@@ -14,18 +14,22 @@ from typing import Any, NamedTuple
 import onnx
 import pytest
 
+from cada_edge.export import to_onnx
+from cada_edge.export.build_thread import BuildProgress
+from cada_edge.export.engine_builder import BuildRequest, build_plan
 from cada_edge.export.engine_config import EngineConfig
+from cada_edge.export.graph import FusedGraph
 from cada_edge.export.to_engine import EngineResult, export_engine
-from cada_edge.export.to_onnx import ExportConfig, export_onnx
 from cada_edge.files import sha256_file
 from cada_edge.manifest import ALIGNMENTS, PRECISIONS, Manifest
 from cada_edge.runtime.datasets import index_dataset
+from cada_edge.trainer.aligner import build_aligner
 from cada_edge.trainer.base_method import configure
 from cada_edge.trainer.checkpoint import load_checkpoint
 from cada_edge.trainer.config import BASES
 from cada_edge.trainer.fit import fit
+from cada_edge.trainer.model import TrainedModel, build_model
 from cada_edge.trainer.scoring import TOP_K_LIMIT
-from cada_edge.trainer.synthetic import KINDS, SyntheticConfig, write_line
 
 pytest.importorskip("tensorrt_rtx", reason="pip install 'cada-edge[rtx]'")
 
@@ -86,19 +90,33 @@ def test_each_choice_meets_each_other_one() -> None:
     assert built == wanted
 
 
-@pytest.fixture(scope="module")
-def tiny_line(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Few images of two kinds, which each run brings to its own size."""
-    config = SyntheticConfig(
-        size=64, train_per_kind=4, test_normal_per_kind=1, test_anomalous_per_kind=1, kinds=KINDS[:2]
-    )
-    return write_line(tmp_path_factory.mktemp("line") / "tiny", config)
+def _untrained(variant: Variant) -> TrainedModel:
+    """A model of small networks with random weights: what is built depends on its operators and shapes."""
+    values = {"base": variant.base, "alignment": variant.alignment, "size": variant.size}
+    config = configure({**values, "encoder": "mobilenetv3_small_100", "encoder_weights": "random"})
+    model, _ = build_model(config, encoder_weights="random")
+    if variant.alignment != "none":
+        table = {"screw": (0.1, 0.5), "gear": (0.2, 0.9)}
+        channels = model.base.bottleneck_channels
+        model.regressor = build_aligner(variant.alignment, channels, config.aligner, table)
+    return model.eval()
 
 
-def _trained(line: Path, folder: Path, **changes: Any) -> Path:
-    values = {"encoder": "mobilenetv3_small_100", "encoder_weights": "random", "device": "cpu"}
-    values |= {"iterations": 1, "batch_size": 2, "aligner": {"iterations": 30, "batch_size": 4}}
-    return fit(index_dataset(line), folder / "run", configure({**values, **changes})).checkpoint
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda row: "-".join(map(str, row[:4])))
+def test_it_is_built(variant: Variant, tmp_path: Path) -> None:
+    model = _untrained(variant)
+    path = tmp_path / "model.onnx"
+    to_onnx._write_graph(FusedGraph(model, precision=variant.precision, frame_hw=variant.frame_hw), path)
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    # At 640 the score's top 1 % is beyond TopK's limit: the bisection is built.
+    assert (model.scorer.count > TOP_K_LIMIT) == (variant.size == 640)
+    assert ("TopK" in kinds) == (variant.size == 256)
+    assert ("ArgMax" in kinds) == (variant.alignment == "class-predicted")
+    frame_hw = variant.frame_hw or (variant.size, variant.size)
+    request = BuildRequest("rtx", variant.precision, frame_hw, variant.batch, CAPABILITIES)
+    plan = build_plan(path, request, BuildProgress())
+    assert len(plan.data) > 100_000
+    assert (plan.half_share > 0.5) == (variant.precision == "fp16")
 
 
 def _built(source: Path, folder: Path, **changes: Any) -> EngineResult:
@@ -107,29 +125,22 @@ def _built(source: Path, folder: Path, **changes: Any) -> EngineResult:
     manifest = Manifest.read(result.model)
     assert manifest.model_sha256 == sha256_file(result.model)
     assert manifest.engine == result.engine
-    assert result.engine.compute_capabilities == CAPABILITIES
     assert result.parity.max_score_difference <= result.parity.score_limit
     return result
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda row: "-".join(map(str, row[:4])))
-def test_it_is_built(variant: Variant, tiny_line: Path, tmp_path: Path) -> None:
-    checkpoint = _trained(
-        tiny_line, tmp_path, base=variant.base, alignment=variant.alignment, size=variant.size
-    )
-    config = ExportConfig(precision=variant.precision, backend="onnxruntime", frame_hw=variant.frame_hw)
-    graph = export_onnx(checkpoint, tmp_path / "model.onnx", config).model
-    kinds = {node.op_type for node in onnx.load(graph).graph.node}
-    # At 640 the score's top 1 % is beyond TopK's limit: the bisection is built.
-    assert (load_checkpoint(checkpoint).model.scorer.count > TOP_K_LIMIT) == (variant.size == 640)
-    assert ("TopK" in kinds) == (variant.size == 256)
-    result = _built(graph, tmp_path, batch=variant.batch)
+def test_the_cameras_frames_are_resized_in_the_engine(small_checkpoint: Path, tmp_path: Path) -> None:
+    """The whole way: reference file, parity and manifest are of the camera's frames."""
+    result = _built(small_checkpoint, tmp_path, frame_hw=CAMERA, precision="fp16", batch=(1, 1, 2))
     manifest = Manifest.read(result.model)
-    assert (manifest.base, manifest.alignment, manifest.precision) == variant[:3]
-    assert (manifest.input_hw, manifest.frame_hw) == ((variant.size, variant.size), variant.frame_hw)
-    assert result.engine.batch == variant.batch
-    assert result.engine.half_share is not None
-    assert (result.engine.half_share > 0.5) == (variant.precision == "fp16")
+    assert (manifest.frame_hw, manifest.input_hw) == (CAMERA, (64, 64))
+
+
+def test_large_images_in_half_precision(large_checkpoint: Path, tmp_path: Path) -> None:
+    """The whole way at 640, with the bisection."""
+    result = _built(large_checkpoint, tmp_path)
+    assert result.precision == "fp16"
+    assert Manifest.read(result.model).input_hw == (640, 640)
 
 
 @pytest.mark.slow
