@@ -52,6 +52,8 @@ class Relay:
     async def state(self) -> dict[str, Any]:
         """Return how everything is."""
         found = await self._recent("state", {"want": "state"}, _STATE_S)
+        if not found:
+            return {}  # the inspection failed to answer: no figure of ours may hide that
         return {
             **found,
             "rejects_kept": len(self._rejects),

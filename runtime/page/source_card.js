@@ -41,11 +41,11 @@ const TEMPLATE = `
   </div>`;
 
 // Why a source is lost, and when it is tried again.
-function reason(source, now) {
-  if (source.retry_at_s === null) return source.message;
+function reason(source, runHasEnded, now) {
+  if (source.retry_at_s === null || runHasEnded) return source.message;
   const left = source.retry_at_s - now;
-  const next = left > 0 ? `opened again in ${format.age(left)}` : "being opened again";
-  return `${source.message} – ${next}`;
+  const next = left > 0 ? `Opened again in ${format.age(left)}` : "Being opened again";
+  return `${next}: ${source.message}`;
 }
 
 export class SourceCard {
@@ -107,7 +107,7 @@ export class SourceCard {
     this.#parts.chip.dataset.tone = tone;
     format.put(this.#parts.chip, text);
     this.element.dataset.status = status;
-    this.#showScreen(source, status, now);
+    this.#showScreen(source, status, runHasEnded, now);
     this.#showVerdict(status);
     this.#showCounts(source);
   }
@@ -121,7 +121,7 @@ export class SourceCard {
     return now - newest > LIVE_SECONDS ? "idle" : "live";
   }
 
-  #showScreen(source, status, now) {
+  #showScreen(source, status, runHasEnded, now) {
     const { screen, sign, signText, signNote, canvas } = this.#parts;
     const at = this.#shown?.captured_at_s ?? source.last?.captured_at_s ?? null;
     const isOld = !["live", "idle", "ended"].includes(status);
@@ -136,7 +136,7 @@ export class SourceCard {
       live: "Waiting for the picture",
     };
     format.put(signText, signs[status] ?? (at === null ? "No frame yet" : `No frame since ${format.clock(at)}`));
-    format.put(signNote, status === "unknown" ? "This page has no connection" : isOld ? reason(source, now) : "");
+    format.put(signNote, status === "unknown" ? "This page has no connection" : isOld ? reason(source, runHasEnded, now) : "");
     const frame = this.#shown === null ? "no frame" : `frame ${this.#shown.frame} of ${source.name}`;
     const label = `${status === "live" ? "Live" : "Not live"}: ${frame}`;
     if (canvas.ariaLabel !== label && status !== "live") canvas.ariaLabel = label;

@@ -27,6 +27,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    "--disable-breakpad",
+    "--disable-crash-reporter",
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )

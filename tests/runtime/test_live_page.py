@@ -352,7 +352,7 @@ def test_events_reach_the_page_without_secrets(page: LivePage) -> None:
 def test_predict_serves_the_page(tiny_model: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "part.png"), np.full((20, 20, 3), 255, np.uint8))
     (tmp_path / "endless.txt").write_text("part.png\n" * 50_000)
-    command = [sys.executable, "-m", "cada_edge", "predict", tiny_model, tmp_path / "endless.txt"]
+    command = [sys.executable, "-m", "cada_edge", "predict", str(tiny_model), str(tmp_path / "endless.txt")]
     running = subprocess.Popen(
         [*command, "--serve", "127.0.0.1:0", "--quiet"],
         stderr=subprocess.PIPE,

@@ -233,12 +233,12 @@ def test_viewers_do_not_slow_inspection(detector: Detector, interval_s: float, l
                 page.watch(run)
                 time.sleep(1)
                 for _ in range(3):
-                    quiet.append(measure(run, 2))
+                    quiet.append(measure(run, 1.5))
                     tell("go")
-                    time.sleep(1)
-                    watched.append(measure(run, 2))
+                    time.sleep(0.7)
+                    watched.append(measure(run, 1.5))
                     answers = tell("rest")
-                    time.sleep(3)  # then the page knows that nobody looks
+                    time.sleep(2.3)  # then the page knows that nobody looks
         finally:
             viewers.kill()
             viewers.communicate()
