@@ -204,7 +204,8 @@ def measure_latency(
     for number in range(10):
         step(number)
     fps = 0.5 * 10 / (time.perf_counter() - started)
-    run_ms, hand_ms = [], []
+    run_ms: list[float] = []
+    hand_ms: list[float] = []
     for turn in range(turns):
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
             (run_ms if side else hand_ms).append(by_run(fps) if side else by_hand(fps))
@@ -256,7 +257,7 @@ def main(model: Path, backend: str, threads: int | None, frames: int, turns: int
             "threads_by_hand": {name: loop.__doc__ for name, loop in LOOPS.items()},
             "rates": [{**dataclasses.asdict(each), "ratios": each.ratios} for each in rates],
             "latencies": [{**dataclasses.asdict(each), "ratios": each.ratios} for each in latencies],
-            "reached": all(each.is_reached for each in (*rates, *latencies)),
+            "reached": all([*(each.is_reached for each in rates), *(each.is_reached for each in latencies)]),
             "machine": describe_machine(),
         }
         click.echo(json.dumps(record, indent=2))
