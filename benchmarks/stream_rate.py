@@ -204,7 +204,8 @@ def measure_latency(
     for number in range(10):
         step(number)
     fps = 0.5 * 10 / (time.perf_counter() - started)
-    run_ms, hand_ms = [], []
+    run_ms: list[float] = []
+    hand_ms: list[float] = []
     for turn in range(turns):
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
             (run_ms if side else hand_ms).append(by_run(fps) if side else by_hand(fps))
@@ -215,23 +216,22 @@ def _spread(ratios: tuple[float, ...]) -> str:
     return f"x{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f} over {len(ratios)} turns)"
 
 
-def _text(rates: list[RateFigures], latencies: list[LatencyFigures]) -> str:
-    lines = []
-    for rate in rates:
-        hands = ", ".join(f"{name} {statistics.median(fps):.1f}" for name, fps in rate.hand_fps.items())
-        lines.append(
-            f"{rate.frame_hw[1]}x{rate.frame_hw[0]}: run {statistics.median(rate.run_fps):.1f} frames/s; "
-            f"by hand: {hands}; run over the best, {rate.best}: {_spread(rate.ratios)}: "
-            f"{'reaches' if rate.is_reached else 'MISSES'} {RATE_GOAL}"
-        )
-    for each in latencies:
-        lines.append(
-            f"{each.frame_hw[1]}x{each.frame_hw[0]} at {each.fps:.1f} frames/s: verdict after "
-            f"{statistics.median(each.run_ms):.2f} ms; decode + preprocessing + engine "
-            f"{statistics.median(each.hand_ms):.2f} ms; {_spread(each.ratios)}: "
-            f"{'within' if each.is_reached else 'OVER'} {LATENCY_GOAL}"
-        )
-    return "\n".join(lines)
+def _rate_line(rate: RateFigures) -> str:
+    hands = ", ".join(f"{name} {statistics.median(fps):.1f}" for name, fps in rate.hand_fps.items())
+    return (
+        f"{rate.frame_hw[1]}x{rate.frame_hw[0]}: run {statistics.median(rate.run_fps):.1f} frames/s; "
+        f"by hand: {hands}; run over the best, {rate.best}: {_spread(rate.ratios)}: "
+        f"{'reaches' if rate.is_reached else 'MISSES'} {RATE_GOAL}"
+    )
+
+
+def _latency_line(each: LatencyFigures) -> str:
+    return (
+        f"{each.frame_hw[1]}x{each.frame_hw[0]} at {each.fps:.1f} frames/s: verdict after "
+        f"{statistics.median(each.run_ms):.2f} ms; decode + preprocessing + engine "
+        f"{statistics.median(each.hand_ms):.2f} ms; {_spread(each.ratios)}: "
+        f"{'within' if each.is_reached else 'OVER'} {LATENCY_GOAL}"
+    )
 
 
 @click.command()
@@ -243,27 +243,31 @@ def _text(rates: list[RateFigures], latencies: list[LatencyFigures]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(model: Path, backend: str, threads: int | None, frames: int, turns: int, as_json: bool) -> None:
     """Compare a run with the best loop by hand on MODEL: throughput, and latency at half load."""
+    rates: list[RateFigures] = []
+    latencies: list[LatencyFigures] = []
     with Detector(model, backend=backend, threads=threads) as detector, tempfile.TemporaryDirectory() as name:
         engine = detector.backend
-        rates = [
-            measure_rate(detector, write_video(Path(name, f"{hw[0]}.avi"), hw, frames), turns=turns)
-            for hw in FRAME_SIZES
-        ]
-        latencies = [measure_latency(detector, hw, frames=frames, turns=turns) for hw in FRAME_SIZES]
+        # Each line as soon as it is known: all of them take minutes. With --json only the record is printed.
+        click.echo(engine, err=as_json)
+        for loop_name, loop in LOOPS.items():
+            click.echo(f"by hand, {loop_name}: {loop.__doc__}", err=as_json)
+        for hw in FRAME_SIZES:
+            video = write_video(Path(name, f"{hw[0]}.avi"), hw, frames)
+            rates.append(measure_rate(detector, video, turns=turns))
+            click.echo(_rate_line(rates[-1]), err=as_json)
+        for hw in FRAME_SIZES:
+            latencies.append(measure_latency(detector, hw, frames=frames, turns=turns))
+            click.echo(_latency_line(latencies[-1]), err=as_json)
     if as_json:
         record = {
             "engine": engine,
             "threads_by_hand": {name: loop.__doc__ for name, loop in LOOPS.items()},
             "rates": [{**dataclasses.asdict(each), "ratios": each.ratios} for each in rates],
             "latencies": [{**dataclasses.asdict(each), "ratios": each.ratios} for each in latencies],
-            "reached": all(each.is_reached for each in (*rates, *latencies)),
+            "reached": all([*(each.is_reached for each in rates), *(each.is_reached for each in latencies)]),
             "machine": describe_machine(),
         }
         click.echo(json.dumps(record, indent=2))
-        return
-    click.echo(f"{engine}\n{_text(rates, latencies)}")
-    for name, loop in LOOPS.items():
-        click.echo(f"by hand, {name}: {loop.__doc__}")
 
 
 if __name__ == "__main__":

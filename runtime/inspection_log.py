@@ -83,6 +83,7 @@ class InspectionLog:
         self._images = None if images is None else Path(images)
         self._video = None if video is None else Path(video)
         self._video_fps = video_fps
+        self._labels: dict[str, str] = {}
         self._image_sinks: dict[str, tuple[ImageSink, Recorder[Picture]]] = {}
         self._videos: dict[str, Recorder[Picture]] = {}
         self._all: dict[str, Recorder[Any]] = {}
@@ -112,7 +113,7 @@ class InspectionLog:
             frame: Its image must not be written to afterwards.
         """
         image: Path | None = None
-        name = file_label(frame.source_id) if self._per_source else ""
+        name = self._label(frame.source_id) if self._per_source else ""
         chosen = self._rejects if self._rejects is not None and detection.is_anomalous else None
         for found in (self._image_sink(name), chosen):
             if found is not None:
@@ -129,6 +130,17 @@ class InspectionLog:
             record = record_of(detection, self._model_sha256, image=None if image is None else str(image))
             for recorder_of_records in self._records:
                 recorder_of_records.put(record)
+
+    def _label(self, source_id: str) -> str:
+        """Return a source's file name; where two would have the same one, the later gets a number."""
+        if source_id not in self._labels:
+            label = wanted = file_label(source_id)
+            number = 1
+            while label in self._labels.values():
+                number += 1
+                label = f"{wanted}-{number}"
+            self._labels[source_id] = label
+        return self._labels[source_id]
 
     def _image_sink(self, name: str) -> tuple[ImageSink, Recorder[Picture]] | None:
         if self._images is None:

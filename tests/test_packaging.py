@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from importlib import metadata
@@ -52,9 +53,9 @@ def tracked(require_system: Callable[..., None]) -> list[str]:
 def _copy_of_the_project(folder: Path) -> Path:
     """Copy what is packaged, so that a build finds no left-over of an earlier one and leaves none."""
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("cada_edge", *SUB_PACKAGES):
+    for name in ("cada_edge", "docs", "examples", *SUB_PACKAGES):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignore)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, folder)
     return folder
@@ -123,6 +124,15 @@ def test_the_wheel_holds_only_cada_edge(wheel: Path) -> None:
     }
     assert "cada_edge/py.typed" in names
     assert f"cada_edge-{cada_edge.__version__}.dist-info/licenses/LICENSE" in names
+
+
+def test_the_sdist_holds_what_the_readme_links_to(wheel: Path, tracked: list[str]) -> None:
+    (archive,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        held = {name.partition("/")[2] for name in file.getnames()}
+    linked = [name for name in tracked if name.startswith(("docs/", "examples/"))]
+    assert "examples/factory_app.py" in linked
+    assert set(linked) <= held
 
 
 def test_an_installation_needs_numpy_and_click_alone(wheel: Path) -> None:

@@ -106,6 +106,17 @@ def test_several_sources_keep_their_pictures_apart(detector: Detector, tmp_path:
     ]
 
 
+def test_names_that_only_differ_in_what_a_file_name_lacks_are_kept_apart(
+    detector: Detector, tmp_path: Path
+) -> None:
+    long = "x" * 70
+    with InspectionLog(detector, images=tmp_path / "all", per_source=True) as log:
+        for source in ("belt/1", "belt 1", f"a{long}", f"b{long}", "belt/1"):
+            put(log, 1, source=source)
+    found = sorted(folder.name for folder in (tmp_path / "all").iterdir() if any(folder.iterdir()))
+    assert found == ["belt_1", "belt_1-2", "x" * 60, "x" * 60 + "-2"]
+
+
 def test_pictures_that_find_no_room_are_told_and_their_rows_name_none(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def wait_until_captured(source: LiveSource, count: int) -> None:
+    wait_for(lambda: source.counts.captured >= count)
+
+
 def add_up(source: LiveSource) -> bool:
     counts = source.counts
     return counts.captured == counts.delivered + counts.dropped + counts.corrupt + counts.waiting
@@ -254,8 +258,8 @@ def test_the_newest_frame_is_taken_and_the_others_are_counted(open_live: Open) -
     total = 0
     last = -1
     for _ in range(4):
-        seen = source.counts.captured
-        wait_for(lambda seen=seen: source.counts.captured >= seen + 4)
+        due = source.counts.captured + 4
+        wait_until_captured(source, due)
         frame = next(source)
         assert frame.index - last == 1 + frame.dropped_before
         last = frame.index
