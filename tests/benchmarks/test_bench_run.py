@@ -15,8 +15,10 @@ import pytest
 from cada_edge.benchmarks import bench_run
 from cada_edge.benchmarks.bench_config import BenchConfig, parse_percentiles, parse_share
 from cada_edge.benchmarks.bench_frames import draw_frames, read_frames
+from cada_edge.benchmarks.bench_monitor import Monitor
 from cada_edge.benchmarks.bench_noise import find_noise
 from cada_edge.benchmarks.bench_run import SCHEMA, plan_blocks, run_bench
+from cada_edge.benchmarks.machine_energy import EnergyCurve
 from cada_edge.errors import ConfigError, SourceError
 from cada_edge.manifest import Manifest
 
@@ -65,7 +67,8 @@ def test_the_order_runs_forth_and_back() -> None:
     assert (len(order), block_s) == (30, 0.5)
     # A call of 2 s in 8 s: three blocks, since fewer are no comparison.
     order, block_s = plan_blocks(2, quick(duration_s=8.0), call_s=2.0)
-    assert (len(order), block_s) == (6, pytest.approx(8 / 3))
+    assert len(order) == 6
+    assert block_s == pytest.approx(8 / 3)
 
 
 def test_a_record_holds_everything(tiny_model: Path, sleeping: Callable[..., Any]) -> None:
@@ -232,13 +235,11 @@ def test_each_reason_to_doubt_is_named(path: tuple[Any, ...], value: Any, warnin
 def test_energy_is_of_each_models_own_blocks(
     tiny_model: Path, sleeping: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class SteadyMonitor(bench_run.Monitor):
+    class SteadyMonitor(Monitor):
         """A double of a power reading: ten watts, all the time."""
 
         def __exit__(self, *error: Any) -> None:
             super().__exit__(*error)
-            from cada_edge.benchmarks.machine_energy import EnergyCurve
-
             # A GPU's own reading says nothing of a model on the CPU.
             board, gpu = EnergyCurve("board"), EnergyCurve("GPU", of_gpu=True)
             for at_s in (0.0, 1e9):

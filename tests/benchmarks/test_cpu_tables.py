@@ -74,7 +74,7 @@ def test_verdicts_follow_the_goals() -> None:
         return {"median": median, "pairs": 12, **bounds}
 
     subjects = [{"latency_ms": {"p50": 50.0}}, {"latency_ms": {"p50": 50.5}}]
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "aligner-RevDist-resnet18-openvino": {"subjects": subjects, "ratios": [ratio(1.01, 1.0)]},
         "aligner-RevDist-WRN50-openvino": {"subjects": subjects, "ratios": [ratio(1.03, None)]},
         "process": {
