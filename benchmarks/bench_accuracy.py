@@ -50,9 +50,9 @@ def measure_accuracy(
         progress: Called after each image with how many are done and how many there are.
 
     Returns:
-        mixed and averaged (metric -> percent), protocol_line, data, paper (table, row, figures, the reasons
-        why they are not comparable), exported (what the manifest says of the export's own drift), and drift
-        (reading -> metric -> points, ours minus the checkpoint's) where there is a checkpoint.
+        mixed and averaged (metric -> percent), protocol_line, engine, data, paper (table, row, figures, the
+        reasons why they are not comparable), exported (what the manifest says of the export's own drift),
+        and drift (reading -> metric -> points, ours minus the checkpoint's) where there is a checkpoint.
 
     Raises:
         DatasetError: The data set cannot be used.
@@ -72,6 +72,7 @@ def measure_accuracy(
         "threshold": figures["threshold"],
         "protocol_line": figures["protocol_line"],
         "reasons": figures["reasons"],
+        "engine": evaluation.protocol["engine"],
         "data": _describe(index),
         "paper": _beside_the_paper(manifest, index),
         "exported": None

@@ -10,18 +10,21 @@ from typing import Any
 from cada_edge.benchmarks.bench_run import SCHEMA
 from cada_edge.errors import ConfigError
 
-__all__ = ["Pair", "differences", "pair_subjects", "read_record", "unlike"]
+__all__ = ["Pair", "differences", "pair_subjects", "read_record", "require_like", "unlike", "unlike_config"]
 
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 """A model's part of two records, the newer one second."""
 
-_OF_RECORD = (
+_OF_CONFIG = (
     ("mode", ("config", "mode")),
     ("camera rate", ("config", "fps")),
     ("streams", ("config", "streams")),
     ("batch", ("config", "batch")),
     ("drop policy", ("config", "drop")),
     ("threads", ("config", "threads")),
+)
+_OF_RECORD = (
+    *_OF_CONFIG,
     ("frame sizes", ("frames", "sizes")),
     ("processor", ("machine", "cpu")),
     ("processors used", ("machine", "cores")),
@@ -107,6 +110,33 @@ def unlike(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for before, after in pair_subjects(old, new):
         found += [f"{after['label']}: {line}" for line in _different(_OF_MODEL, before, after)]
     return found
+
+
+def unlike_config(old: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return in what a record and a configuration differ: what can be told before anything is measured.
+
+    Args:
+        old: The record.
+        config: Of `BenchConfig.to_dict`.
+    """
+    return _different(_OF_CONFIG, old, {"config": config})
+
+
+def require_like(found: Sequence[str]) -> None:
+    """Refuse a baseline that does not measure the same thing.
+
+    Args:
+        found: Of `unlike` or `unlike_config`.
+
+    Raises:
+        ConfigError: There is a difference.
+    """
+    if found:
+        raise ConfigError(
+            f"The baseline is not of the same measurement: {'; '.join(found)} (baseline -> now). Wanted "
+            "equal mode, batch, frames, engine, threads and machine. Measure a new baseline with: "
+            "cada-edge bench MODEL --out baseline.json"
+        )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

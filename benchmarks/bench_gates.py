@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cada_edge.benchmarks.bench_compare import pair_subjects, unlike
-from cada_edge.errors import CheckFailedError, ConfigError
+from cada_edge.benchmarks.bench_compare import pair_subjects, require_like, unlike
+from cada_edge.errors import CheckFailedError
 
 __all__ = ["Gate", "judge_baseline", "judge_max_p99", "raise_failed"]
 
@@ -67,13 +67,7 @@ def judge_baseline(record: Mapping[str, Any], baseline: Mapping[str, Any], toler
     Raises:
         ConfigError: They do not measure the same thing.
     """
-    different = unlike(baseline, record)
-    if different:
-        raise ConfigError(
-            f"The baseline is not of the same measurement: {'; '.join(different)} (baseline -> now). Wanted "
-            "equal mode, batch, frames, engine, threads and machine. Measure a new baseline with: "
-            "cada-edge bench MODEL --out baseline.json"
-        )
+    require_like(unlike(baseline, record))
     gates = []
     for old, new in pair_subjects(baseline, record):
         if record["config"]["mode"] == "throughput":

@@ -15,11 +15,11 @@ from cada_edge.benchmarks.bench_charts import (
     draw_series,
     draw_stages,
 )
+from cada_edge.benchmarks.bench_machine import machine_lines
 from cada_edge.benchmarks.bench_tables import (
     TextTable,
     accuracy_tables,
     headline,
-    machine_lines,
     measured_tables,
     model_table,
 )
@@ -43,7 +43,7 @@ def to_html(record: Mapping[str, Any]) -> str:
         section("How often each latency came", _columns(record, _histogram)),
         section("Over time", _columns(record, _series)),
         section("Where the time goes", _stage_bars(record), *(_table(each) for each in tables[first:])),
-        *(section("Accuracy of the same file", _table(each)) for each in accuracy_tables(record)),
+        _accuracy(record),
         section("What was measured", _table(_turned(model_table(record)))),
         section("Machine", definitions(dict(machine_lines(record["machine"])))),
     ]
@@ -64,6 +64,11 @@ def _lead(record: Mapping[str, Any]) -> Iterator[str]:
                 f"{camera['late']} late, {camera['dropped']} dropped"
             )
         yield f"{text}."
+
+
+def _accuracy(record: Mapping[str, Any]) -> str:
+    tables = accuracy_tables(record)
+    return section("Accuracy of the same file", *map(_table, tables)) if tables else ""
 
 
 def _gates(record: Mapping[str, Any]) -> str:

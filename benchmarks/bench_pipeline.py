@@ -55,7 +55,10 @@ def fill_throughput(
     first = min(config.batch, len(measured.ended_s))
     if len(measured.ended_s) > first:
         taken_s = measured.ended_s[-1] - measured.ended_s[first - 1]
-        block.rate = (len(measured.ended_s) - first) / taken_s if taken_s > 0 else 0.0
+        block.rate = (len(measured.ended_s) - first) / taken_s
+    elif measured.ended_s:
+        # One batch alone, of a model that is slower than the time it was given.
+        block.rate = len(measured.ended_s) / (block.ended_s - block.started_s)
 
 
 def fill_camera(

@@ -125,7 +125,9 @@ def run_bench(
             if not own:
                 continue
             warm_up = next((block for block in measured.warm_ups if block.subject == number), None)
-            figures = figures_of(own, warm_up, config, monitor.curves)
+            on_gpu = subject.detector.manifest.format == "engine"
+            curves = [curve for curve in monitor.curves if on_gpu or not curve.of_gpu]
+            figures = figures_of(own, warm_up, config, curves)
             records.append({"label": subject.label, "model": subject.identity(), **figures})
     if not records:
         raise KeyboardInterrupt

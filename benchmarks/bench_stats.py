@@ -151,7 +151,9 @@ def summarize(values: Sequence[float] | NDArray[np.float64], levels: Sequence[fl
     )
 
 
-def ratio_of(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+def ratio_of(
+    numerators: Sequence[float] | NDArray[np.float64], denominators: Sequence[float] | NDArray[np.float64]
+) -> Ratio:
     """Compare two models by the blocks that ran beside each other.
 
     Args:

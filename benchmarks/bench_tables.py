@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cada_edge.benchmarks.bench_blocks import STAGES
 from cada_edge.benchmarks.paper import HEADINGS
+from cada_edge.runtime.run_options import RunOptions
 
-__all__ = ["TextTable", "accuracy_tables", "headline", "machine_lines", "measured_tables", "model_table"]
+__all__ = ["TextTable", "accuracy_tables", "headline", "measured_tables", "model_table"]
+
+_BATCH_TIMEOUT_S = RunOptions().batch_timeout_s
 
 _READINGS = {"mixed": "mixed (one ranking of all kinds)", "averaged": "averaged over kinds"}
 
@@ -100,7 +103,7 @@ def _camera(record: Mapping[str, Any]) -> Iterator[TextTable]:
         "Frames of the cameras",
         ["model", "due", "with a verdict", "late", "of due", "dropped", "of due"],
         rows,
-        [f"late: a verdict came over {1e3 / fps:.1f} ms after its frame was due, as the next one was"],
+        [f"late: over {1e3 / fps:.1f} ms from due to verdict, when the camera's next frame was due already"],
     )
 
 
@@ -119,6 +122,8 @@ def _stages(record: Mapping[str, Any]) -> TextTable:
     notes = ["-: not measured apart; an engine on the CPU has no transfers, and compute is its whole call"]
     if pipelined:
         notes.append("in a pipeline what is unaccounted is mostly waiting between its stages")
+        if record["config"]["batch"] > 1:
+            notes.append(f"a batch waits up to {1e3 * _BATCH_TIMEOUT_S:g} ms for frames of other sources")
     if record["config"]["batch"] > 1:
         notes.append("preprocess, compute, transfers and post are of the whole batch that a frame was in")
     heads = ["model", *(name.replace("_", "-") for name in names)]
@@ -205,8 +210,8 @@ def accuracy_tables(record: Mapping[str, Any]) -> list[TextTable]:
                 rows.append([f"  the paper's, on {paper['dataset']}, table {paper['table']}", *cells])
         data = figures["data"]
         title = (
-            f"Accuracy of {entry['file']} on {data['name']} ({data['kinds']} kinds, {data['test_images']} "
-            "test images), in %"
+            f"Accuracy of {entry['file']}, {figures['engine']}, on {data['name']} ({data['kinds']} kinds, "
+            f"{data['test_images']} test images), in %"
         )
         found.append(TextTable(title, ["", *HEADINGS.values()], rows, list(_accuracy_notes(figures))))
     return found
@@ -230,93 +235,6 @@ def _accuracy_notes(figures: Mapping[str, Any]) -> Iterator[str]:
             yield f"drift against the checkpoint is not known: {reason}; --checkpoint FILE measures it"
     for path, reason in figures["reasons"].items():
         yield f"missing: {path}: {reason}"
-
-
-def machine_lines(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what the machine was and how busy, as names and values; what is not known is left out."""
-    load = machine["load"]
-    frequency, peak = load["frequency_mhz"], _number(load["peak_memory_mib"])
-    packages = machine["packages"]
-    shown = (
-        "numpy",
-        "opencv-python-headless",
-        "opencv-python",
-        "onnxruntime",
-        "openvino",
-        "tensorrt",
-        "tensorrt-rtx",
-    )
-    values: list[tuple[str, Any]] = [
-        ("processor", f"{machine['cpu']}, {machine['cores']} of {machine['cores_installed']} cores usable"),
-        ("board", machine["board"]),
-        ("clock", frequency and _range(frequency, "MHz")),
-        ("governor", machine["governor"] or "not told by the system"),
-        ("memory", f"{machine['memory_gib']} GiB, of which this process used {peak} MiB at most"),
-        ("load while measuring", _load(load)),
-        ("system", f"{machine['system']}, {machine['kernel']}, {machine['python']}"),
-        ("packages", ", ".join(f"{name} {packages[name]}" for name in shown if name in packages)),
-        ("GPU", ", ".join(machine["gpus"]) or None),
-        ("driver", machine["driver"] and f"{machine['driver']}, CUDA up to {machine['driver_cuda']}"),
-        *_gpu_lines(machine["gpu"]),
-        *_jetson_lines(machine["jetson"]),
-        (
-            "commit",
-            machine["commit"]
-            and machine["commit"][:7] + (", with changes" if machine["commit_modified"] else ""),
-        ),
-    ]
-    return [(name, str(value)) for name, value in values if value]
-
-
-def _load(load: Mapping[str, Any]) -> str | None:
-    if load["own_cores"] is None:
-        return None
-    text = f"{load['own_cores']:.2f} processors by this process"
-    if load["other_cores"] is not None:
-        text += f", {load['other_cores']:.2f} by others, {100 * load['idle_share']:.0f} % idle"
-    if load["stolen_share"]:
-        text += f", {100 * load['stolen_share']:.1f} % taken by the machine below"
-    return text
-
-
-def _gpu_lines(gpu: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
-    if gpu is None:
-        return
-    for name, key, unit in (
-        ("GPU clock", "sm_mhz", "MHz"),
-        ("GPU memory clock", "memory_mhz", "MHz"),
-        ("GPU temperature", "temperature_c", "°C"),
-        ("GPU power", "power_w", "W"),
-    ):
-        yield name, gpu[key] and _range(gpu[key], unit)
-    yield "GPU throttling", ", ".join(gpu["throttled"]) or "none"
-
-
-def _jetson_lines(jetson: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
-    if jetson is None:
-        return
-    yield "Jetson", jetson["jetson"]
-    yield "power mode", jetson["power mode"]
-    stats = jetson["tegrastats"]
-    if stats is None:
-        yield "tegrastats", jetson["tegrastats_reason"] or "gave no line"
-        return
-    yield "rails, mean", ", ".join(f"{name} {value / 1e3:.2f} W" for name, value in stats["rails_mw"].items())
-    yield (
-        "temperatures, highest",
-        ", ".join(f"{name} {value:.1f} °C" for name, value in stats["temperatures_c"].items()),
-    )
-    if stats["gpu_mhz"]:
-        yield "GPU clock", f"{stats['gpu_mhz'][0]} to {stats['gpu_mhz'][1]} MHz"
-
-
-def _range(values: Sequence[float], unit: str) -> str:
-    low, mean, high = values
-    return f"{low:.0f} to {high:.0f} {unit}, mean {mean:.0f}"
-
-
-def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.0f}"
 
 
 def _ms(value: float) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cada_edge.benchmarks.bench_compare import differences, pair_subjects, unlike
+from cada_edge.benchmarks.bench_machine import machine_lines
 from cada_edge.benchmarks.bench_tables import (
     TextTable,
     accuracy_tables,
     headline,
-    machine_lines,
     measured_tables,
     model_table,
 )

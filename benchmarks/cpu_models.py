@@ -63,6 +63,7 @@ def _checkpoint(architecture: Architecture, work: Path) -> Path:
     from cada_edge.runtime.datasets import index_dataset
     from cada_edge.trainer.base_method import configure
     from cada_edge.trainer.fit import fit
+    from cada_edge.trainer.run_folder import STATE
     from cada_edge.trainer.synthetic import KINDS, SyntheticConfig, write_line
 
     line = SyntheticConfig(
@@ -83,4 +84,7 @@ def _checkpoint(architecture: Architecture, work: Path) -> Path:
         "device": "cpu",
     }
     drawn = write_line(work / f"line-{architecture.size}", line)
-    return fit(index_dataset(drawn), run, configure(values), overwrite=True).checkpoint
+    checkpoint = fit(index_dataset(drawn), run, configure(values), overwrite=True).checkpoint
+    # Up to a gigabyte of optimiser state, for training that is not gone on with.
+    (run / STATE).unlink(missing_ok=True)
+    return checkpoint

@@ -17,8 +17,9 @@ import click
 
 from cada_edge.benchmarks.bench_config import BenchConfig
 from cada_edge.benchmarks.bench_frames import draw_frames
+from cada_edge.benchmarks.bench_machine import machine_lines
 from cada_edge.benchmarks.bench_run import run_bench
-from cada_edge.benchmarks.bench_tables import TextTable, machine_lines
+from cada_edge.benchmarks.bench_tables import TextTable
 from cada_edge.benchmarks.bench_text import piped
 from cada_edge.benchmarks.cpu_models import ARCHITECTURES, Architecture, export_architecture
 from cada_edge.benchmarks.overhead import measure_calls, measure_import_s, measure_memory_mib

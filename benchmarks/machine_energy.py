@@ -18,6 +18,8 @@ class EnergyCurve:
 
     scope: str
     """What the reading covers, in words."""
+    of_gpu: bool = False
+    """Whether it is of a GPU alone, which a model on the CPU leaves idle."""
     at_s: list[float] = field(default_factory=list)
     """Times of the readings, of `time.perf_counter`, in seconds."""
     joules: list[float] = field(default_factory=list)

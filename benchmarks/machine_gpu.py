@@ -32,10 +32,10 @@ class NvmlMeter:
         """Open NVML; what fails is in `reason`, and nothing is measured.
 
         Args:
-            index: Of the GPU, in NVML's order.
+            index: Of the GPU, in NVML's order, which knows nothing of CUDA_VISIBLE_DEVICES.
         """
         self.reason: str | None = None
-        self.curve = EnergyCurve("GPU board (NVML)")
+        self.curve = EnergyCurve("GPU board (NVML)", of_gpu=True)
         self._readings: list[dict[str, float]] = []
         self._reasons = 0
         self._has_counter = True

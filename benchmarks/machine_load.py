@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,9 @@ def _own_usage() -> _Usage | None:
     except ImportError:  # Windows has none
         return None
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return _Usage(used.ru_utime + used.ru_stime, used.ru_nivcsw, used.ru_majflt, used.ru_maxrss)
+    # KiB on Linux, bytes on macOS.
+    peak_kib = used.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return _Usage(used.ru_utime + used.ru_stime, used.ru_nivcsw, used.ru_majflt, peak_kib)
 
 
 def _cpu_times(root: Path) -> CpuTimes | None:

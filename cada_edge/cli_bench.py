@@ -113,7 +113,7 @@ def bench(
 
     Several models, or several --backend, are measured in turns and compared. Exit code 1: a gate failed.
     """
-    from cada_edge.benchmarks.bench_compare import read_record
+    from cada_edge.benchmarks.bench_compare import read_record, require_like, unlike_config
     from cada_edge.benchmarks.bench_config import parse_share
     from cada_edge.benchmarks.bench_gates import raise_failed
     from cada_edge.benchmarks.bench_run import run_bench
@@ -125,6 +125,8 @@ def bench(
     # Everything that can be wrong is found before minutes of measuring.
     share, config = parse_share(tolerance), _config(options)
     older = None if baseline is None else read_record(baseline)
+    if older is not None:
+        require_like(unlike_config(older, config.to_dict()))
     _check(models, out, data=data, checkpoint=checkpoint, max_p99=max_p99)
     with _Progress() as progress:
         record = run_bench(

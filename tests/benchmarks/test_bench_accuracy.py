@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,7 +70,7 @@ def test_conditions_of_the_paper_are_recognised(
 ) -> None:
     from cada_edge.benchmarks import bench_accuracy, paper
 
-    values = {"encoder": "wide_resnet50_2.tv_in1k", "recipe": "paper", "top_fraction": 0.01}
+    values: dict[str, Any] = {"encoder": "wide_resnet50_2.tv_in1k", "recipe": "paper", "top_fraction": 0.01}
     dataclasses.replace(Manifest.read(tiny_model), **values).write(tiny_model)
     monkeypatch.setattr(bench_accuracy, "PAPER_SETUP", {"revdist": ("wide_resnet50_2", (16, 16))})
     facts = dict(paper.load_datasets())

@@ -190,7 +190,8 @@ def test_records_that_are_none(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_record(path)
-    for content in ([], {}, {"schema": "cada-edge bench 2"}):
+    contents: list[Any] = [[], {}, {"schema": "cada-edge bench 2"}]
+    for content in contents:
         path.write_text(json.dumps(content))
         with pytest.raises(ConfigError, match=r"has the schema .* wanted 'cada-edge bench 1'"):
             read_record(path)

@@ -89,6 +89,13 @@ def test_throughput_fills_batches_and_overlaps_the_stages(
     assert "capture" not in block.stages_ms
 
 
+def test_one_batch_alone_has_a_rate_too(tiny_model: Path, sleeping: Callable[..., Any]) -> None:
+    sleeping(sleep_s=0.3)
+    block = measure(tiny_model, 0.001, mode="throughput", batch=4)
+    assert 1 <= block.frames <= 4
+    assert 0 < block.rate <= 4 / 0.3
+
+
 def test_a_closed_loop_counts_every_call_and_its_stages(
     tiny_model: Path, sleeping: Callable[..., Any]
 ) -> None:

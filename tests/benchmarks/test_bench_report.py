@@ -13,9 +13,9 @@ import pytest
 
 from cada_edge.benchmarks.bench_charts import draw_histogram, draw_series, draw_stages
 from cada_edge.benchmarks.bench_config import BenchConfig
+from cada_edge.benchmarks.bench_machine import machine_lines
 from cada_edge.benchmarks.bench_page import to_html
 from cada_edge.benchmarks.bench_run import run_bench
-from cada_edge.benchmarks.bench_tables import machine_lines
 from cada_edge.benchmarks.bench_text import to_markdown, to_text
 
 CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"

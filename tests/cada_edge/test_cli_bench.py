@@ -71,7 +71,7 @@ def test_reports_of_every_kind_and_json_on_stdout(model: Path, tmp_path: Path) -
 
 
 def test_two_backends_are_compared(model: Path) -> None:
-    result = bench(model, *QUICK, "--backend", "onnxruntime", "--backend", "openvino")
+    result = bench(model, *QUICK, "--warmup", 0, "--backend", "onnxruntime", "--backend", "openvino")
     assert result.exit_code == 0, result.output
     assert "tiny.onnx (openvino) / tiny.onnx (onnxruntime)" in result.stdout
     assert "models measured in turns, 6 blocks" in result.stdout
