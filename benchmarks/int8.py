@@ -82,13 +82,18 @@ class Int8Figures:
             f"{parity.score_limit:.4f}, on {parity.images} frames of {parity.backend}",
         ]
         for name in _METRICS:
-            before, after = (dict(each.mixed)[name] for each in (self.fp32, self.int8))
+            before, after = (_mixed(each, name) for each in (self.fp32, self.int8))
             if before is not None and after is not None:
                 lines.append(
                     f"{name:10}mixed, {before:.2f} % in fp32, {after:.2f} % in INT8 "
-                    f"({float(after) - float(before):+.2f} points)"
+                    f"({after - before:+.2f} points)"
                 )
         return "\n".join(lines)
+
+
+def _mixed(evaluation: Evaluation, metric: str) -> float | None:
+    figures: dict[str, float | None] = evaluation.to_dict()["mixed"]
+    return figures[metric]
 
 
 def measure(

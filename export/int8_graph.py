@@ -12,7 +12,7 @@ zero points alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from cada_edge.errors import BackendError
@@ -154,12 +154,12 @@ def _needed(nodes: Iterable[onnx.NodeProto], outputs: Collection[str]) -> list[o
     return kept[::-1]
 
 
-def check_quantized(model: onnx.ModelProto, chosen: Mapping[str, str]) -> None:
+def check_quantized(model: onnx.ModelProto, chosen: Collection[str]) -> None:
     """Walk a graph and refuse quantisers anywhere but before the chosen convolutions, or of another kind.
 
     Args:
         model: What `read_through_int8` made.
-        chosen: Name of each convolution in INT8 -> name of its weights in the fp32 graph.
+        chosen: Names of the convolutions in INT8.
 
     Raises:
         BackendError: A zero point that is not INT8 and 0, a quantiser elsewhere, or a convolution without.

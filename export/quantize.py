@@ -16,6 +16,7 @@ multiplications are given up, one after the other, until it holds.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,10 @@ METHOD = "minmax"
 SMALLEST_SHARE = 0.5
 """Of the multiplications in INT8. Four times faster ones make a graph with half of them 1.6 times faster at
 best, and the casts around them take from that."""
+
+_HEADROOM = 0.8
+"""Of the parity limits is what ONNX Runtime may use up here: other engines add up in another order, and a
+value on the edge then rounds to the next of the 255."""
 
 _PROBES = 8
 """Frames on which single convolutions are tried."""
@@ -158,7 +163,7 @@ def quantize_within_limits(
         progress: Called with a phase, its steps done and its steps.
 
     Returns:
-        The graph, within the limits as ONNX Runtime computes it.
+        The graph, well within the limits as ONNX Runtime computes it.
 
     Raises:
         CheckFailedError: So few convolutions may compute in INT8 that it gains nothing.
@@ -174,20 +179,18 @@ def quantize_within_limits(
     chosen = [name for name in convolutions if name not in given_up]
     _require_share(share(chosen), "before any is left out", len(chosen))
     allowed = limits("int8", reference)
-    candidates: list[str] | None = None
+    contribution: dict[str, float] | None = None
     while True:
         model = read_through_int8(original, quantized, chosen)
         excess = _excess(model, reference, allowed)
         _log.info("%d convolutions in INT8: %.2f times the parity limit", len(chosen), excess)
-        if excess <= 1:
+        if excess <= _HEADROOM:
             break
-        if candidates is None:
-            candidates = _by_contribution(original, quantized, chosen, costs, reference, progress)
-        # The more is missing, the larger the step: each one costs a pass over all reference frames.
-        step = 1 if excess < 1.25 else 2 if excess < 2 else 4
-        given_up += candidates[:step]
-        candidates = candidates[step:]
-        chosen = [name for name in chosen if name not in given_up]
+        if contribution is None:
+            contribution = _by_contribution(original, quantized, chosen, costs, reference, progress)
+        worst = _enough({name: contribution[name] for name in contribution if name in chosen}, excess)
+        given_up += worst
+        chosen = [name for name in chosen if name not in worst]
         _require_share(share(chosen), "within the parity limit", len(chosen))
     check_quantized(model, chosen)
     return Quantized(
@@ -214,8 +217,11 @@ def _by_contribution(
     costs: dict[str, int],
     reference: Reference,
     progress: Callable[[str, int, int], None] | None,
-) -> list[str]:
-    """Sort convolutions by what they alone do to the scores, for each of their multiplications."""
+) -> dict[str, float]:
+    """Measure what each convolution alone does to the scores, as a sum of squares.
+
+    Sorted by what giving it up brings for each of its multiplications.
+    """
     scores = _session(read_through_int8(original, quantized, chosen))(reference.frames).score
     error = _relative(scores, reference.score)
     worst = np.argsort(-np.abs(error), kind="stable")
@@ -230,10 +236,29 @@ def _by_contribution(
         contribution[name] = float(np.square(_relative(scores, reference.score[rows])).sum())
         if progress is not None:
             progress("layers", done + 1, len(chosen))
-    ranked = sorted(chosen, key=lambda name: contribution[name] / costs[name], reverse=True)
     # Cheap ones come first, but not those whose share of the error is next to nothing.
     least = sum(contribution.values()) * 1e-2
-    return sorted(ranked, key=lambda name: contribution[name] < least)
+    ranked = sorted(chosen, key=lambda name: contribution[name] / costs[name], reverse=True)
+    ranked.sort(key=lambda name: contribution[name] < least)
+    return {name: contribution[name] for name in ranked}
+
+
+def _enough(contribution: dict[str, float], excess: float) -> list[str]:
+    """Take the first ones until the others are within the limit, if squared errors add up; one at least.
+
+    Args:
+        contribution: Of those still in INT8, sorted.
+        excess: Their largest difference, as a multiple of what is allowed.
+    """
+    whole = sum(contribution.values())
+    left = whole
+    taken = []
+    for name, square in contribution.items():
+        taken.append(name)
+        left -= square
+        if excess * math.sqrt(max(left, 0) / whole if whole else 0) <= _HEADROOM:
+            break
+    return taken
 
 
 def _relative(scores: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from cada_edge.engine_build import EngineBuild
 from cada_edge.errors import ManifestError, ModelMismatchError, ModelNotFoundError, OutputError
 from cada_edge.files import sha256_file
 from cada_edge.manifest import SCHEMA_VERSION, Calibration, Manifest, Parity, manifest_path
+from cada_edge.quantization import Quantization
 
 CALIBRATION = Calibration(
     images=199,
@@ -356,4 +357,35 @@ def test_an_engine_and_only_an_engine_has_a_build(model: Path, format_: str, eng
 def test_values_of_a_build_that_no_export_writes(model: Path, changes: dict[str, Any], wanted: str) -> None:
     _rewrite(model, format="engine", engine={**dataclasses.asdict(ENGINE), **changes})
     with pytest.raises(ManifestError, match=wanted):
+        Manifest.read(model)
+
+
+QUANTIZATION = Quantization(64, 400, "parts", "0" * 64, "minmax", 35, 0.9, ("first.weight", "second.weight"))
+
+
+def test_the_record_of_a_quantisation_is_read_back(model: Path) -> None:
+    manifest = dataclasses.replace(MANIFEST, precision="int8", quantization=QUANTIZATION)
+    manifest.write(model)
+    assert Manifest.read(model) == manifest
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes"),
+    [
+        ("int8", None),
+        ("fp32", {}),
+        ("int8", {"images": 401}),
+        ("int8", {"images": 0}),
+        ("int8", {"int8_layers": 0}),
+        ("int8", {"int8_share": 0.0}),
+        ("int8", {"int8_share": 1.1}),
+        ("int8", {"data_fingerprint": "short"}),
+    ],
+)
+def test_int8_and_only_int8_has_a_record(model: Path, precision: str, changes: dict[str, Any] | None) -> None:
+    record = None if changes is None else dataclasses.replace(QUANTIZATION, **changes)
+    dataclasses.replace(MANIFEST, precision=precision, quantization=record).write(model)
+    with pytest.raises(
+        ManifestError, match=r"gives quantization = .*; wanted a description of the calibration"
+    ):
         Manifest.read(model)

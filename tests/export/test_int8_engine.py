@@ -18,17 +18,20 @@ from cada_edge.errors import BackendError, CheckFailedError, ConfigError
 from cada_edge.export.build_thread import run_apart
 from cada_edge.export.engine_builder import HARMLESS_WARNINGS, BuildRequest, Plan, build_plan
 from cada_edge.export.engine_config import EngineConfig
+from cada_edge.export.export_result import ExportResult
 from cada_edge.export.to_engine import export_engine
-from cada_edge.export.to_int8 import Int8Config, export_int8
 from cada_edge.manifest import Manifest
 
 GraphOf = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def quantised(graph_of: GraphOf, small_line: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("int8") / "model.onnx"
-    return export_int8(graph_of("revdist", "fp32"), out, Int8Config(small_line, compare_speed=False)).model
+pytestmark = pytest.mark.usefixtures("wide_limits")
+
+
+@pytest.fixture
+def quantised(int8_export: ExportResult) -> Path:
+    """An INT8 file."""
+    return int8_export.model
 
 
 def _plan(model: Path, precision: str) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(speed_ratio, "choose_backend", lambda path, name, threads: Engine(path, name))
     monkeypatch.setattr(speed_ratio, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    monkeypatch.setattr(speed_ratio.time, "perf_counter", lambda: now_s[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s[0])
     return called
 
 

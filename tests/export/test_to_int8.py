@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
 
 from cada_edge.cli import main
+from cada_edge.cli_quantize import onnx_text
 from cada_edge.errors import (
     CheckFailedError,
     ConfigError,
@@ -40,14 +40,13 @@ from cada_edge.runtime.parity import read_reference, score_limit, verify
 GraphOf = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def exported(
-    graph_of: GraphOf, small_line: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, ExportResult]:
-    """A fp32 file and its INT8 export; not to be changed."""
-    source = graph_of("revdist", "fp32")
-    out = tmp_path_factory.mktemp("int8") / "model.onnx"
-    return source, export_int8(source, out, Int8Config(small_line))
+pytestmark = pytest.mark.usefixtures("wide_limits")
+
+
+@pytest.fixture
+def exported(graph_of: GraphOf, int8_export: ExportResult) -> tuple[Path, ExportResult]:
+    """An fp32 file and its INT8 export."""
+    return graph_of("revdist", "fp32"), int8_export
 
 
 def test_what_is_written(exported: tuple[Path, ExportResult], small_line: Path) -> None:
@@ -130,7 +129,6 @@ def test_it_goes_the_whole_way(
         wanted = [whole(frame).score for frame in reference.frames[:6]]
     assert scores != wanted
     np.testing.assert_allclose(scores, wanted, atol=parity.score_limit, rtol=parity.score_limit)
-    good = small_line / "gear" / "train" / "good"
     kind = next(folder for folder in small_line.iterdir() if (folder / "train" / "good").is_dir())
     good = kind / "train" / "good"
     calibrated = calibrate(model, good, backend=backend)
@@ -146,25 +144,15 @@ def test_from_a_checkpoint_by_the_command(
     checkpoint_of: Callable[[str], Path], small_line: Path, tmp_path: Path
 ) -> None:
     arguments = ["export", checkpoint_of("revdist"), "--precision", "int8", "--calibration", small_line]
-    arguments += ["--calibration-images", 16, "--out", tmp_path / "model.onnx"]
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    assert "16 of 24 good parts" in result.stdout
-    assert "x on openvino" in result.stdout
-    assert "cada-edge calibrate model.onnx NEW_GOOD_PARTS" in result.stdout
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["model.onnx", "model.onnx.json", "model.reference.npz"]
-    assert Manifest.read(tmp_path / "model.onnx").precision == "int8"
-
-
-def test_json_has_the_record_and_the_ratios(graph_of: GraphOf, small_line: Path, tmp_path: Path) -> None:
-    arguments = ["export", graph_of("revdist", "fp32"), "--precision", "int8", "--calibration", small_line]
-    arguments += ["--json", "--out", tmp_path / "model.onnx"]
+    arguments += ["--calibration-images", 16, "--json", "--out", tmp_path / "model.onnx"]
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    assert printed["quantization"]["images"] == 24
+    assert (printed["quantization"]["images"], printed["quantization"]["images_found"]) == (16, 24)
     assert {each["backend"].split()[0] for each in printed["speed"]} == {"openvino", "onnxruntime"}
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["model.onnx", "model.onnx.json", "model.reference.npz"]
+    assert Manifest.read(tmp_path / "model.onnx").precision == "int8"
 
 
 def test_a_triton_repository_takes_it(
@@ -184,25 +172,24 @@ def test_a_triton_repository_takes_it(
     assert "--calibration came with" in refused.stderr
 
 
-def test_a_slow_file_is_warned_of(
-    graph_of: GraphOf,
-    small_line: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def compare(*arguments: Any, **options: Any) -> tuple[SpeedRatio, ...]:
-        """A double of the measurement: real ratios of so small a model say nothing."""
-        return (
-            SpeedRatio("fast 1.0 CPU", 13.0, 10.0, 1.3, 1.2, 1.4, 5),
-            SpeedRatio("slow 1.0 CPU", 10.0, 8.0, 1.25, 1.2, 1.3, 5),
-        )
+def test_the_text_for_people(exported: tuple[Path, ExportResult]) -> None:
+    text = onnx_text(exported[1])
+    assert "of all multiplications; 1 convolutions of the networks stay in fp32" in text
+    assert "ranges     minmax of 24 of 24 good parts in" in text
+    assert "x on openvino" in text
+    assert "cada-edge calibrate model.onnx NEW_GOOD_PARTS" in text
+    plain = onnx_text(dataclasses.replace(exported[1], quantization=None))
+    assert plain.splitlines()[-1].startswith("threshold")
 
-    monkeypatch.setattr(to_int8, "compare_speed", compare)
+
+def test_a_slow_file_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    speed = (
+        SpeedRatio("fast 1.0 CPU", 13.0, 10.0, 1.3, 1.2, 1.4, 5),
+        SpeedRatio("slow 1.0 CPU", 10.0, 8.0, 1.25, 1.2, 1.3, 5),
+    )
     with caplog.at_level(logging.WARNING, "cada_edge"):
-        export_int8(graph_of("revdist", "fp32"), tmp_path / "model.onnx", Int8Config(small_line))
-    told = [record.getMessage() for record in caplog.records if "times as fast" in record.getMessage()]
-    assert told == [
+        to_int8._tell(speed)
+    assert [record.getMessage() for record in caplog.records] == [
         "INT8 is 1.25 times as fast as fp32 on slow 1.0 CPU here; wanted at least 1.3. Use the fp32 file "
         "there, or another backend."
     ]
@@ -322,6 +309,7 @@ def test_the_drift_is_measured_against_the_fp32_file(
     assert manifest.parity == dataclasses.replace(result.parity)
 
 
+@pytest.mark.slow
 def test_camera_frames(checkpoint_of: Callable[[str], Path], small_line: Path, tmp_path: Path) -> None:
     config = ExportConfig(
         precision="int8",

@@ -39,7 +39,7 @@ class BuilderDouble:
     def __call__(self, model: Path, request: BuildRequest, state: Any) -> Plan:
         self.requests.append(request)
         cache = None if request.timing_cache is None else request.timing_cache + b"+measured"
-        return Plan(self.data or model.read_bytes(), self.version, 0.0, cache)
+        return Plan(self.data or model.read_bytes(), self.version, 0.0, 0.0, cache)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_engine_itself_is_checked(
     assert build.gpu is not None
     assert build.gpu.endswith("GPU 0")
     assert (build.compute_capabilities, build.hardware_compatibility) == (("8.7",), "ampere+")
-    assert (build.precision_from, build.half_share) == ("inspector", 0)
+    assert (build.precision_from, build.half_share, build.int8_share) == ("inspector", 0, 0)
     assert result.parity.backend.startswith("tensorrt 10.3.0 Double GPU")
     assert Manifest.read(result.model).parity == result.parity
     (request,) = builder.requests
@@ -93,7 +93,13 @@ def test_an_engine_of_another_precision_is_refused(
         export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4)))
     assert list(tmp_path.glob("line*")) == []
     with pytest.raises(CheckFailedError, match=r"finds 0% .*; wanted some for fp16"):
-        to_engine._require_precision(0.0, "fp16", tiny_model)
+        to_engine._require_precision(0.0, "fp16", "fp16", tiny_model)
+    tensorrt_double.information = _information("Float", "Int8")
+    with pytest.raises(CheckFailedError, match=r"finds 50% .* in INT8; wanted none for fp32"):
+        export_engine(tiny_model, tmp_path / "line.engine", EngineConfig(batch=(1, 2, 4)))
+    with pytest.raises(CheckFailedError, match=r"finds 0% .* in INT8; wanted some for int8"):
+        to_engine._require_precision(0.0, "int8", "int8", tiny_model)
+    to_engine._require_precision(0.3, "int8", "int8", tiny_model)
 
 
 def test_an_engine_with_other_scores_is_refused(
