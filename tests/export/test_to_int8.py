@@ -67,7 +67,8 @@ def test_what_is_written(exported: tuple[Path, ExportResult], small_line: Path) 
     # All but the normalisation and the regressor's.
     assert record.int8_layers + len(record.fp32_layers) == len(convolutions) - 2
     reference = read_reference(result.reference)
-    assert result.parity.score_limit == score_limit("int8", reference)
+    # The fixture's limits are fifty times as wide; the name here is the limit itself.
+    assert result.parity.score_limit == pytest.approx(50 * score_limit("int8", reference))
     assert 0 < result.parity.max_score_difference <= result.parity.score_limit
     assert result.model.stat().st_size < 0.5 * source.stat().st_size
     assert [each.backend.split()[0] for each in result.speed] == ["openvino", "onnxruntime"]
