@@ -122,11 +122,16 @@ def test_configurations_that_cannot_be(
     quantised: Path, graph_of: GraphOf, small_line: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "model.engine"
-    rtx = {"target": "rtx", "compute_capabilities": ("8.9",)}
+
+    def rtx(calibration: Path | None = None) -> EngineConfig:
+        return EngineConfig(
+            target="rtx", compute_capabilities=("8.9",), precision="int8", calibration=calibration
+        )
+
     with pytest.raises(ConfigError, match=r"--precision int8 came .* fp32; .*, pass --calibration DIR, or"):
-        export_engine(graph_of("revdist", "fp32"), out, EngineConfig(precision="int8", **rtx))
+        export_engine(graph_of("revdist", "fp32"), out, rtx())
     with pytest.raises(ConfigError, match="--calibration came with --precision of the format; wanted it"):
         EngineConfig(calibration=small_line)
     with pytest.raises(ConfigError, match="is in int8 already; wanted an fp32 file"):
-        export_engine(quantised, out, EngineConfig(precision="int8", calibration=small_line, **rtx))
+        export_engine(quantised, out, rtx(small_line))
     assert not list(tmp_path.iterdir())

@@ -259,10 +259,11 @@ def test_a_checkpoint_with_another_precision(tmp_path: Path) -> None:
 def test_a_missing_package_is_named(
     package: str, graph_of: GraphOf, small_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cada_edge import extras
+    from importlib.util import find_spec
 
-    there = extras.find_spec
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == package else there(name))
+    monkeypatch.setattr(
+        "cada_edge.extras.find_spec", lambda name: None if name == package else find_spec(name)
+    )
     with pytest.raises(MissingExtraError, match=f"Quantising needs the package '{package}'"):
         export_int8(graph_of("revdist", "fp32"), tmp_path / "model.onnx", Int8Config(small_line))
 
