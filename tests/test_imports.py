@@ -15,7 +15,7 @@ import cada_edge
 PACKAGE = Path(cada_edge.__file__).parent
 # From the bottom up: a layer imports its own modules and those of the layers before it.
 LAYERS = ("base", "runtime", "trainer", "export", "benchmarks", "top")
-BASE = {"__init__", "engine_build", "errors", "files", "manifest"}
+BASE = {"__init__", "engine_build", "errors", "extras", "files", "manifest", "quantization"}
 BASE_INSTALL = {"cada_edge", "click", "numpy"}
 
 

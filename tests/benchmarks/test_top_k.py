@@ -72,12 +72,12 @@ def test_what_the_graph_is_made_of(files: dict[str, Path]) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["--side", "64", "--repeats", "2", "--json"])
+    result = CliRunner().invoke(main, ["--side", "256", "--repeats", "2", "--json"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)["figures"]
     assert [(each["kind"], each["side"], each["count"]) for each in figures] == [
-        ("top-k", 64, 40),
-        ("bisection", 64, 40),
+        ("top-k", 256, 655),
+        ("bisection", 256, 655),
     ]
     assert all(each["largest_error"] <= 1e-6 and each["in_tensorrt"] for each in figures)
     assert all(set(each["p50_ms"]) == {"onnxruntime", "openvino"} for each in figures)
@@ -86,7 +86,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert (each["build_s"] is not None and each["build_s"] > 0) if has_rtx else each["build_s"] is None
     header, *rows = _text([TopMeanFigures(**each) for each in figures]).splitlines()
     assert header.split()[5] == "build"
-    assert rows[1].split()[:3] == ["64", "40", "bisection"]
+    assert rows[1].split()[:3] == ["256", "655", "bisection"]
 
 
 def test_where_tensorrt_has_no_top_k_the_bisection_is_built(files: dict[str, Path]) -> None:

@@ -56,8 +56,9 @@ def large_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(index, tmp_path_factory.mktemp("runs") / "large", configure(values)).checkpoint
 
 
-SMALL_ENCODERS = {"revdist": "resnet18", "recontrast": "mobilenetv3_small_100", "uniad": "resnet18"}
-"""Small stand-ins for the paper's encoders."""
+SMALL_ENCODERS = {"revdist": "resnet18", "recontrast": "resnet18", "uniad": "resnet18"}
+"""Small stand-ins for the paper's encoders. Not a MobileNet: after so few steps ReContrast's scores on one lie so
+near to each other that rounding to half precision is over the parity limit on some processors."""
 
 
 @pytest.fixture(scope="session")

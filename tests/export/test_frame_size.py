@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from cada_edge import Detector
 from cada_edge.cli import main
 from cada_edge.errors import ConfigError, FrameError
-from cada_edge.export import to_onnx
+from cada_edge.export import auroc_drift
 from cada_edge.export.graph import FusedGraph
 from cada_edge.export.reference import reference_of, run_torch
 from cada_edge.export.to_onnx import ExportConfig, ExportResult, export_onnx
@@ -138,7 +138,7 @@ def test_the_commands_know_it(
     assert len(fields["notes"]) == 1
 
     # The drift is measured on the data set's images, brought to the frame size.
-    monkeypatch.setattr(to_onnx, "_DRIFT_IMAGES", 4)
+    monkeypatch.setattr(auroc_drift, "_IMAGES", 4)
     out = tmp_path / "own.onnx"
     arguments = ["export", str(small_checkpoint), "--out", str(out), "--frame-size", "64X64", "--json"]
     result = CliRunner().invoke(main, [*arguments, "--data", str(small_line)])
