@@ -123,7 +123,7 @@ def draw_scores(
 
 
 def _explain(figure: Figure, title: str, theme: Theme) -> None:
-    """Write a title and what the colours mean above the axes."""
+    """Write a title above the axes, and below them what the colours mean."""
     figure.suptitle(title, fontsize=FONT_PT, color=theme.ink, x=0.01, ha="left", parse_math=False)
     marks = [
         Line2D([], [], linestyle="", marker="o", color=colour, label=label)
@@ -132,7 +132,7 @@ def _explain(figure: Figure, title: str, theme: Theme) -> None:
     marks.append(Line2D([], [], linestyle="", marker="|", markersize=9, color=theme.ink, label="median"))
     figure.legend(
         handles=marks,
-        loc="outside upper right",
+        loc="outside lower right",
         ncols=len(marks),
         frameon=False,
         fontsize=FONT_PT - 1,

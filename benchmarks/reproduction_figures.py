@@ -63,6 +63,11 @@ def write_figures(plan: Plan, indexes: Mapping[str, DatasetIndex], settings: Set
 def _label(plan: Plan, cell: Cell) -> str:
     """Name a cell as its first row in the table does, with data set and seed."""
     label = next(planned.row.label for planned in plan.rows if cell in planned.cells)
+    if label.startswith("+"):
+        # Table 3 names the base in its first row alone.
+        rows = plan.table.rows
+        bases = {row.method.base: row.label for row in rows if row.method and row.method.alignment == "none"}
+        label = f"{bases.get(cell.method.base, cell.method.base)} {label}"
     return f"{load_datasets()[cell.dataset].title}, {label}, seed {cell.seed}"
 
 

@@ -44,7 +44,7 @@ def test_the_example_goes_the_whole_way(autoencoder: int, tmp_path: Path) -> Non
     config = configure(
         {
             "base": "autoencoder",
-            "encoder": "mobilenetv3_small_050",
+            "encoder": "resnet18",
             "encoder_weights": "random",
             "size": 64,
             "iterations": 3,

@@ -25,12 +25,7 @@ from cada_edge.trainer.fit import fit
 
 
 def _config(alignment: str) -> TrainConfig:
-    values = {
-        "alignment": alignment,
-        "encoder": "mobilenetv3_small_050",
-        "encoder_weights": "random",
-        "size": 64,
-    }
+    values = {"alignment": alignment, "encoder": "resnet18", "encoder_weights": "random", "size": 64}
     values |= {
         "iterations": 3,
         "batch_size": 4,
