@@ -8,7 +8,7 @@ from typing import Any
 
 from cada_edge.errors import ConfigError
 
-__all__ = ["ALWAYS", "MODES", "BenchConfig", "parse_percentiles", "parse_share"]
+__all__ = ["ALWAYS", "DROP_POLICIES", "MODES", "BenchConfig", "parse_percentiles", "parse_share"]
 
 MODES = {
     "latency": "closed loop, one call in flight",

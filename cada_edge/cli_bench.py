@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from cada_edge.benchmarks.bench_config import (
+    ALWAYS,
+    DROP_POLICIES,
+    BenchConfig,
+    parse_percentiles,
+    parse_share,
+)
 from cada_edge.errors import ConfigError
 from cada_edge.options import json_option, print_result, size_hw, threads_option
-
-if TYPE_CHECKING:
-    from cada_edge.benchmarks.bench_config import BenchConfig
 
 __all__ = ["bench"]
 
@@ -23,12 +27,20 @@ _SUFFIXES = (".json", ".md", ".html")
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="MODEL...")
 @click.option(
     "--mode",
-    default="latency",
+    default=BenchConfig.mode,
     show_default=True,
     help="latency (one call at a time), throughput (pipelined) or camera (frames are due at --fps).",
 )
-@click.option("--fps", type=float, default=30.0, show_default=True, help="Frames a second of each camera.")
-@click.option("--streams", type=int, default=1, show_default=True, help="Cameras, or sources in throughput.")
+@click.option(
+    "--fps", type=float, default=BenchConfig.fps, show_default=True, help="Frames a second of each camera."
+)
+@click.option(
+    "--streams",
+    type=int,
+    default=BenchConfig.streams,
+    show_default=True,
+    help="Cameras, or sources in throughput.",
+)
 @click.option(
     "--batch",
     type=int,
@@ -41,22 +53,33 @@ _SUFFIXES = (".json", ".md", ".html")
 )
 @click.option(
     "--frame-size",
-    default="720x1280",
+    default="{}x{}".format(*BenchConfig.frame_hw),
     show_default=True,
     metavar="HxW",
     help="Of drawn frames, where the model does not fix it.",
 )
 @click.option(
     "--drop",
-    type=click.Choice(["latest", "block", "drop-oldest"]),
-    default="latest",
+    type=click.Choice(DROP_POLICIES),
+    default=BenchConfig.drop,
     show_default=True,
     help="In camera mode: what becomes of frames that come too fast.",
 )
-@click.option("--duration", type=float, default=10.0, show_default=True, help="Measured seconds a model.")
-@click.option("--warmup", type=float, default=2.0, show_default=True, help="Seconds of calls before.")
 @click.option(
-    "--percentiles", default="50,90,95,99", show_default=True, help="Shown ones; the record has these always."
+    "--duration",
+    type=float,
+    default=BenchConfig.duration_s,
+    show_default=True,
+    help="Measured seconds a model.",
+)
+@click.option(
+    "--warmup", type=float, default=BenchConfig.warmup_s, show_default=True, help="Seconds of calls before."
+)
+@click.option(
+    "--percentiles",
+    default=",".join(f"{level:g}" for level in ALWAYS),
+    show_default=True,
+    help="Shown ones; the record has these always.",
 )
 @click.option(
     "--backend",
@@ -114,7 +137,6 @@ def bench(
     Several models, or several --backend, are measured in turns and compared. Exit code 1: a gate failed.
     """
     from cada_edge.benchmarks.bench_compare import read_record, require_like, unlike_config
-    from cada_edge.benchmarks.bench_config import parse_share
     from cada_edge.benchmarks.bench_gates import raise_failed
     from cada_edge.benchmarks.bench_run import run_bench
     from cada_edge.benchmarks.bench_text import to_text
@@ -150,8 +172,6 @@ def bench(
 
 
 def _config(options: dict[str, Any]) -> BenchConfig:
-    from cada_edge.benchmarks.bench_config import BenchConfig, parse_percentiles
-
     batch = options["batch"]
     if batch is None:
         batch = min(max(options["streams"], 1), 8) if options["mode"] == "camera" else 1

@@ -18,6 +18,7 @@ from cada_edge.manifest import Manifest
 from cada_edge.options import read_bytes
 
 COMMANDS = (
+    "bench",
     "calibrate",
     "demo",
     "doctor",
