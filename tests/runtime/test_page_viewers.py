@@ -204,10 +204,9 @@ def measure(run: Any, seconds: float) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("interval_s", "least"), [(0.04, 0.85), (0.0, 0.5)], ids=["at a camera's rate", "flat out"]
-)
-def test_viewers_do_not_slow_inspection(detector: Detector, interval_s: float, least: float) -> None:
+@pytest.mark.parametrize("interval_s", [0.04, 0.0], ids=["at a camera's rate", "flat out"])
+def test_viewers_do_not_slow_inspection(detector: Detector, interval_s: float) -> None:
+    """Twenty viewers and forty hostile ones, who come and go three times in one run."""
     with LivePage(detector, "127.0.0.1:0") as page:
         host, port = page.url.split("/")[2].split(":")
         viewers = subprocess.Popen(
@@ -216,8 +215,6 @@ def test_viewers_do_not_slow_inspection(detector: Detector, interval_s: float, l
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert viewers.stdin is not None
-        assert viewers.stdout is not None
 
         def tell(word: str) -> int:
             assert viewers.stdin is not None
@@ -244,10 +241,15 @@ def test_viewers_do_not_slow_inspection(detector: Detector, interval_s: float, l
             viewers.communicate()
     rates = [statistics.median(rate for rate, _ in each) for each in (quiet, watched)]
     cores = [statistics.median(share for _, share in each) for each in (quiet, watched)]
-    _log.info("frames a second %s, share of a core %s, answers %s", rates, cores, answers)
-    # The viewers were served, and inspection went on as before.
-    assert answers >= 20
-    assert rates[1] >= least * rates[0], (rates, cores, answers)
+    frames_per_cpu_s = [statistics.median(rate / share for rate, share in each) for each in (quiet, watched)]
+    found = f"frames/s {rates}, cores {cores}, frames/CPU s {frames_per_cpu_s}, {answers} answers"
+    _log.info(found)
+    assert answers >= 20, found
     if interval_s:
+        assert rates[1] >= 0.85 * rates[0], found
         # A twentieth for drawing, and some for the figures.
-        assert cores[1] - cores[0] < 0.15, (rates, cores, answers)
+        assert cores[1] - cores[0] < 0.15, found
+    else:
+        # By the clock, what else the machine does decides, the viewers' own work on it among it: what the
+        # page costs is what this process has to do for a frame.
+        assert frames_per_cpu_s[1] >= 0.75 * frames_per_cpu_s[0], found
