@@ -131,8 +131,8 @@ def build_seconds(path: Path, side: int) -> float | None:
 def _of_frames(model: onnx.ModelProto, side: int) -> onnx.ModelProto:
     """Let a graph of `export_top_mean` take frames and give three outputs: the builder takes no other.
 
-    As in our models a matrix product makes the maps. Where pixels alone led to them, TensorRT for RTX 1.7 went
-    through every path of the bisection, whose number doubles with each step, and never came to an end.
+    As in our models a matrix product makes the maps. Where pixels alone led to them, TensorRT for RTX 1.7
+    took many times as long with each further step of the bisection, and never came to an end.
     """
     helper, kinds, graph = onnx.helper, onnx.TensorProto, model.graph
     nodes = [
