@@ -57,8 +57,8 @@ def large_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SMALL_ENCODERS = {"revdist": "resnet18", "recontrast": "resnet18", "uniad": "resnet18"}
-"""Small stand-ins for the paper's encoders. Not a MobileNet: after so few steps ReContrast's scores are so near
-to each other there that rounding to half precision is over the parity limit on some processors."""
+"""Small stand-ins for the paper's encoders. Not a MobileNet: after so few steps ReContrast's scores are so
+near to each other there that rounding to half precision is over the parity limit on some processors."""
 
 
 @pytest.fixture(scope="session")
