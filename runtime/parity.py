@@ -128,7 +128,7 @@ def differences(
     Raises:
         CheckFailedError: A value that is not finite.
     """
-    largest = dict.fromkeys(("score", "stats", "anomaly_map"), 0.0)
+    largest: dict[str, float] = dict.fromkeys(("score", "stats", "anomaly_map"), 0.0)
     batch = max(1, min(_BATCH, _BATCH_BYTES // math.prod(reference.frames.shape[1:])))
     for start in range(0, len(reference.frames), batch):
         rows = slice(start, start + batch)

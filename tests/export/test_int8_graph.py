@@ -160,7 +160,7 @@ def test_only_the_weights_and_the_input_are_rounded(
 
 
 def _run(model: onnx.ModelProto, frames: NDArray[np.uint8], output: str) -> NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     result: NDArray[np.float32] = session.run([output], {"frames": frames})[0]
     return result
 

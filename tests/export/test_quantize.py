@@ -75,7 +75,7 @@ def _quantize(outlier: float, folder: Path) -> tuple[onnx.ModelProto, onnx.Model
 
 
 def _infer(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found: list[NDArray[np.float32]] = session.run(["score", "anomaly_map", "stats"], {"frames": frames})
     return found
 
