@@ -87,6 +87,11 @@ class Chromium:
             message["sessionId"] = self._session
         return self._loop.run_until_complete(asyncio.wait_for(self._exchange(message), LONGEST_S))
 
+    async def _hang_up(self) -> None:
+        # In the loop: elsewhere the futures of Tornado make a loop of their own, which nobody closes.
+        self._socket.close()
+        await asyncio.sleep(0)
+
     async def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         await self._socket.write_message(json.dumps(message))
         while True:
@@ -181,8 +186,7 @@ class Chromium:
     def close(self) -> None:
         """End it."""
         try:
-            self._socket.close()
-            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.run_until_complete(self._hang_up())
         finally:
             self._process.terminate()
             try:
