@@ -312,6 +312,11 @@ def test_the_drift_is_measured_against_the_fp32_file(
     assert result.parity.auroc_drift_reason is None
     manifest = Manifest.read(result.model)
     assert manifest.parity == dataclasses.replace(result.parity)
+    # At its limit a drift is refused, and nothing is written.
+    monkeypatch.setitem(auroc_drift._LIMITS_POINTS, "int8", result.parity.auroc_drift)
+    with pytest.raises(CheckFailedError, match="AUROC of the exported file differs from PyTorch's by"):
+        export_int8(source, tmp_path / "refused.onnx", Int8Config(small_line), data=data)
+    assert not list(tmp_path.glob("refused*"))
 
 
 @pytest.mark.slow
