@@ -94,7 +94,7 @@ __all__ = ["predict"]
     type=click.FloatRange(min=0),
     default=5.0,
     show_default=True,
-    help="Longest wait for frames of other sources, in ms.",
+    help="Longest wait for frames of other sources, in ms; left out where waits bring none.",
 )
 @click.option("--skip-unreadable", is_flag=True, help="Go on after an image that cannot be read.")
 @click.option(

@@ -1,4 +1,8 @@
-"""Batches of frames from several sources, each in its turn; no frame that was taken is ever left behind."""
+"""Batches of frames from several sources, each in its turn; no frame that was taken is ever left behind.
+
+Waiting for more frames pays where cameras are triggered together and is time lost where they are not, so a
+batch waits as long as waits bring something.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,13 @@ from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.source_base import Frame
 
 __all__ = ["FairBatches"]
+
+_MOST_VAIN_WAITS = 4
+"""In a row, before batches go as they are."""
+
+_BATCHES_A_TRIAL = 17
+"""Then one batch in so many waits again: cameras may be triggered together later on. A prime, so that with a
+few cameras each has its turn of being the first."""
 
 
 class FairBatches:
@@ -32,13 +43,16 @@ class FairBatches:
                 of the same name can be told apart.
             changed: The condition of all their buffers.
             batch: Most frames in a batch.
-            batch_timeout_s: Longest wait for more once there is one, in seconds.
+            batch_timeout_s: Longest wait for more once there is one, in seconds. When waits have brought
+                nothing, most batches go as they are.
         """
         self._sources = list(sources.items())
         self._changed = changed
         self._batch = batch
         self._timeout_s = batch_timeout_s
         self._turn = 0
+        self._vain = 0  # waits in a row that brought nothing
+        self._since_trial = 0
         self._is_stopping = self._is_paused = False
         self._error: BaseException | None = None
         self.lost: SourceLostError | None = None
@@ -75,6 +89,7 @@ class FairBatches:
         """
         frames: list[Frame] = []
         deadline = 0.0
+        has_waited = False
         while True:
             if self._error is not None:
                 if frames:
@@ -86,7 +101,9 @@ class FairBatches:
             if not self._is_paused:
                 taken = self._take_round(self._batch - len(frames))
                 if taken and not frames:
-                    deadline = time.monotonic() + self._timeout_s
+                    deadline = time.monotonic() + (self._timeout_s if self._is_wait_worthwhile() else 0)
+                elif taken and has_waited:
+                    self._vain = 0
                 frames += taken
             if len(frames) == self._batch:
                 return frames
@@ -102,7 +119,17 @@ class FairBatches:
                 left = deadline - time.monotonic() if frames else None
                 if left is not None and left <= 0:
                     return frames
+                if frames and not has_waited:
+                    has_waited = True
+                    self._vain += 1  # until a frame comes
                 self._changed.wait(left)
+
+    def _is_wait_worthwhile(self) -> bool:
+        """Judge by the waits before this one."""
+        if self._vain < _MOST_VAIN_WAITS:
+            return True
+        self._since_trial = (self._since_trial + 1) % _BATCHES_A_TRIAL
+        return self._since_trial == 0
 
     def _has_waiting(self) -> bool:
         return any(source.buffer.ready for _, source in self._sources)

@@ -22,7 +22,8 @@ class RunOptions:
     batch: int = 1
     """Most frames in one inference, at least 1; within the limits of a ``.engine``."""
     batch_timeout_s: float = 0.005
-    """Longest time that a batch waits for frames of other sources once it has one, in seconds."""
+    """Longest time that a batch waits for more frames once it has one, in seconds. Where waits bring nothing,
+    as with cameras that are not triggered together, only one batch in 17 waits."""
     policy: DropPolicy | None = None
     """Of all sources; None: "latest" for live ones, "block" for all others."""
     capacity: int = 1

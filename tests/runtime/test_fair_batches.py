@@ -11,8 +11,11 @@ import pytest
 from cada_edge.errors import SourceLostError
 from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.fair_batches import FairBatches
+from cada_edge.runtime.frame_buffer import FrameBuffer
 from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.sources import open_source
+
+pytestmark = pytest.mark.alone
 
 GREY = np.zeros((2, 3), np.uint8)
 
@@ -104,12 +107,56 @@ def test_a_batch_that_is_not_full_waits_for_its_timeout_alone() -> None:
     sources[0].close()
 
 
+def given_by_hand(batch: int, batch_timeout_s: float) -> tuple[FairBatches, FrameBuffer, FrameBuffer]:
+    """Make batches of two sources whose frames the test puts."""
+    changed = threading.Condition()
+    buffers = [FrameBuffer("block", 100, changed=changed) for _ in range(2)]
+    sources = {name: BufferedSource(name, buffer) for name, buffer in zip("ab", buffers, strict=True)}
+    return FairBatches(sources, changed, batch=batch, batch_timeout_s=batch_timeout_s), *buffers
+
+
+def test_where_waits_bring_nothing_most_batches_go_as_they_are() -> None:
+    batches, first, _ = given_by_hand(batch=2, batch_timeout_s=0.03)
+    took_s = []
+    for index in range(40):
+        first.put(Frame(GREY, index, "a", 0.0, 0.0))
+        started = time.monotonic()
+        assert seen(batches.take()) == [("a", index)]
+        took_s.append(time.monotonic() - started)
+    waited = [index for index, seconds in enumerate(took_s) if seconds >= 0.03]
+    assert waited[:4] == [0, 1, 2, 3]
+    assert {20, 37} <= set(waited)
+    assert len(waited) < 12  # a busy machine may hold others up as long
+
+
+def test_cameras_that_are_triggered_together_are_waited_for_again() -> None:
+    batches, first, second = given_by_hand(batch=2, batch_timeout_s=0.2)
+    for index in range(4):
+        first.put(Frame(GREY, index, "a", 0.0, 0.0))
+        assert seen(batches.take()) == [("a", index)]
+    sizes = []
+    for index in range(4, 40):
+        first.put(Frame(GREY, index, "a", 0.0, 0.0))
+        # It comes when the batch has its first frame, or has gone without it.
+        late = threading.Timer(0.01, second.put, [Frame(GREY, index, "b", 0.0, 0.0)])
+        late.start()
+        batch = seen(batches.take())
+        late.join()
+        sizes.append(len(batch))
+        if len(batch) == 1:
+            batch += seen(batches.take())
+        assert batch == [("a", index), ("b", index)]
+    # Two batches a turn without waits; the 17th or at latest the 34th begins with the first camera's frame.
+    assert sizes[0] == 1
+    assert sizes[17:] == [2] * 19
+
+
 def test_pause_stop_and_an_error_from_outside() -> None:
     batches, (source,) = batches_of([GREY] * 9, batch=1)
     wait_until_read(source)
     batches.pause()
-    threading.Timer(0.05, batches.resume).start()
     started = time.monotonic()
+    threading.Timer(0.05, batches.resume).start()
     assert seen(batches.take()) == [("a", 0)]
     assert time.monotonic() - started >= 0.05
     batches.fail(ValueError("no frame of the model's"))
