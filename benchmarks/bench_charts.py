@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHART_STYLE", "STAGE_COLOURS", "draw_histogram", "draw_series", "draw_stages"]
+__all__ = ["CHART_STYLE", "LIGHT_COLOURS", "STAGE_COLOURS", "draw_histogram", "draw_series", "draw_stages"]
 
 _WIDTH = 640
 _LEFT, _RIGHT = 52, 16
@@ -27,9 +27,22 @@ STAGE_COLOURS = {
 }
 """Stage -> variable of the style sheet."""
 
-CHART_STYLE = """
-:root { --c1: #8fa3b5; --c2: #e0a93b; --c3: #6a9f58; --c4: #2468b4; --c5: #9ac28b; --c6: #b55d8f; 
-  --c7: #7b6fb0; --c8: #c9cdd2; }
+LIGHT_COLOURS = {
+    "--c1": "#8fa3b5",
+    "--c2": "#e0a93b",
+    "--c3": "#6a9f58",
+    "--c4": "#2468b4",
+    "--c5": "#9ac28b",
+    "--c6": "#b55d8f",
+    "--c7": "#7b6fb0",
+    "--c8": "#c9cdd2",
+}
+"""Variable -> colour on white paper."""
+
+CHART_STYLE = (
+    f"""
+:root {{ {" ".join(f"{name}: {colour};" for name, colour in LIGHT_COLOURS.items())} }}"""
+    """
 @media screen and (prefers-color-scheme: dark) { :root { --c1: #71869a; --c2: #d9a441; --c3: #7cb36a;
   --c4: #6cb0f5; --c5: #a9d09a; --c6: #d182b0; --c7: #a79be0; --c8: #4b525b; } }
 svg.chart { display: block; width: 100%; height: auto; overflow: visible; }
@@ -50,6 +63,7 @@ figure.wide { max-width: 46rem; }
 p.lead { margin-bottom: .4rem; }
 dl dd { max-width: 46rem; }
 """
+)
 """Rules for the page's style sheet."""
 
 

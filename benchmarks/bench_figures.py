@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from cada_edge.benchmarks.bench_config import ALWAYS, BenchConfig
 from cada_edge.benchmarks.bench_stats import ratio_of, samples_needed, summarize
 from cada_edge.benchmarks.machine_energy import EnergyCurve
 
-__all__ = ["compare_subjects", "figures_of"]
+__all__ = ["compare_subjects", "figures_of", "mean_stages"]
 
 _DIGITS = 4
 """Of raw samples in milliseconds: a tenth of a microsecond."""
@@ -53,6 +53,23 @@ def figures_of(
         "warm_up": None if warm_up is None or not warm_up.total_ms else _warm_up(warm_up),
         "samples": _samples(blocks),
     }
+
+
+def mean_stages(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the mean of each stage that was measured apart, and what is unaccounted for, of every model.
+
+    Args:
+        record: Of `run_bench`.
+
+    Returns:
+        Label -> stage -> ms.
+    """
+    found = {}
+    for subject in record["subjects"]:
+        stages = subject["stages_ms"]
+        found[subject["label"]] = {name: stages[name]["mean"] for name in STAGES if stages[name] is not None}
+        found[subject["label"]]["unaccounted"] = stages["unaccounted"]
+    return found
 
 
 def _stages(blocks: Sequence[Block], mean_ms: float) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from cada_edge.benchmarks.bench_blocks import STAGES
 from cada_edge.benchmarks.bench_charts import (
     CHART_STYLE,
     STAGE_COLOURS,
@@ -15,6 +14,7 @@ from cada_edge.benchmarks.bench_charts import (
     draw_series,
     draw_stages,
 )
+from cada_edge.benchmarks.bench_figures import mean_stages
 from cada_edge.benchmarks.bench_machine import machine_lines
 from cada_edge.benchmarks.bench_tables import (
     TextTable,
@@ -139,11 +139,7 @@ def _series(subject: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 
 
 def _stage_bars(record: Mapping[str, Any]) -> str:
-    models: dict[str, dict[str, float]] = {}
-    for subject in record["subjects"]:
-        stages = subject["stages_ms"]
-        models[subject["label"]] = {name: stages[name]["mean"] for name in STAGES if stages[name] is not None}
-        models[subject["label"]]["unaccounted"] = stages["unaccounted"]
+    models = mean_stages(record)
     used = [name for name in STAGE_COLOURS if any(name in stages for stages in models.values())]
     keys = "".join(
         f'<i style="background:var({STAGE_COLOURS[name]})"></i>{escape(name.replace("_", "-"))}'

@@ -16,11 +16,12 @@ from cada_edge.benchmarks.bench_config import (
     parse_share,
 )
 from cada_edge.errors import ConfigError
+from cada_edge.extras import require_extra
 from cada_edge.options import json_option, print_result, size_hw, threads_option
 
 __all__ = ["bench"]
 
-_SUFFIXES = (".json", ".md", ".html")
+_SUFFIXES = (".json", ".md", ".html", ".png")
 
 
 @click.command()
@@ -107,7 +108,7 @@ _SUFFIXES = (".json", ".md", ".html")
     "--out",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Report to write: .json (with raw samples), .md or .html; may be given again.",
+    help="Report to write: .json (with raw samples), .md, .html, or .png (its charts); may be given again.",
 )
 @click.option(
     "--compare",
@@ -204,6 +205,8 @@ def _check(
             raise ConfigError(
                 f"--out {path} came; wanted a name ending in {', '.join(_SUFFIXES)}. Pass --out report.html"
             )
+        if path.suffix.lower() == ".png":
+            require_extra("A picture of the report", "matplotlib", "bench")
     if checkpoint is not None and data is None:
         raise ConfigError(
             f"--checkpoint {checkpoint} came without --data; wanted the data set that both are evaluated on. "
@@ -248,17 +251,23 @@ def _judge(record: dict[str, Any], older: Any, max_p99: float | None, share: flo
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    from cada_edge.benchmarks.bench_page import to_html
-    from cada_edge.benchmarks.bench_text import to_markdown
     from cada_edge.files import write_atomic
 
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        content = json.dumps(record, indent=None, separators=(",", ":"), allow_nan=False) + "\n"
-    else:
-        content = to_markdown(record) if suffix == ".md" else to_html(record)
-    write_atomic(path, content.encode())
+    write_atomic(path, _content(path.suffix.lower(), record))
     click.echo(f"wrote {path}", err=True)
+
+
+def _content(suffix: str, record: dict[str, Any]) -> bytes:
+    from cada_edge.benchmarks.bench_page import to_html
+    from cada_edge.benchmarks.bench_text import to_markdown
+
+    if suffix == ".json":
+        return (json.dumps(record, indent=None, separators=(",", ":"), allow_nan=False) + "\n").encode()
+    if suffix == ".png":
+        from cada_edge.benchmarks.bench_picture import to_picture  # Matplotlib: only where it is asked for
+
+        return to_picture(record)
+    return (to_markdown(record) if suffix == ".md" else to_html(record)).encode()
 
 
 def _compare(models: tuple[Path, ...], paths: tuple[Path, Path], *, as_json: bool) -> None:

@@ -100,6 +100,25 @@ def test_the_page_is_whole_and_needs_nothing_else(record: dict[str, Any]) -> Non
     assert "Reasons to doubt these figures" in text
 
 
+def test_the_picture_has_charts_of_every_model(record: dict[str, Any]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    pytest.importorskip("matplotlib", reason="pip install 'cada-edge[bench]'")
+    from cada_edge.benchmarks.bench_picture import to_picture
+
+    whole = cv2.imdecode(np.frombuffer(to_picture(record), np.uint8), cv2.IMREAD_COLOR)
+    one = {**record, "subjects": record["subjects"][:1]}
+    half = cv2.imdecode(np.frombuffer(to_picture(one), np.uint8), cv2.IMREAD_COLOR)
+    assert whole.shape[1] == half.shape[1] == 1500
+    assert whole.shape[0] - half.shape[0] >= 300
+    ink = (whole < 250).any(axis=2)
+    # Something is drawn in each quarter: two histograms at the left, two courses at the right.
+    rows, columns = whole.shape[0] // 3, whole.shape[1] // 2
+    for row in range(2):
+        for column in range(2):
+            quarter = ink[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
+            assert quarter.mean() > 0.005
+
+
 def test_a_histogram_counts_what_is_beyond_its_scale() -> None:
     values = np.concatenate([np.full(1000, 10.0), [50.0, 900.0]])
     svg = draw_histogram(values, {"p50": 10.0, "p99": 10.0}, alternative="a & b", most_ms=12.0)
