@@ -26,8 +26,14 @@ help:
 demo: $(TRAIN)
 	$(BIN)/cada-edge demo --out demo
 
+# First, file by file on all cores, what no other load disturbs, in one thread each; then what measures time.
 test: $(DEV)
+ifeq ($(strip $(PYTEST_ARGS)),)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not alone" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -m alone
+else
 	$(BIN)/pytest $(PYTEST_ARGS)
+endif
 
 check: $(DEV)
 	$(BIN)/ruff check .

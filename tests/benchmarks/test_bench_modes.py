@@ -16,6 +16,8 @@ from cada_edge.benchmarks.bench_pipeline import fill_camera, fill_throughput
 from cada_edge.benchmarks.bench_subject import open_subjects
 from cada_edge.errors import BackendError
 
+pytestmark = pytest.mark.alone
+
 FILL = {"latency": fill_latency, "throughput": fill_throughput, "camera": fill_camera}
 FRAMES = FrameSet(tuple(np.full((16, 16, 3), value, np.uint8) for value in range(8)), "test")
 PAUSE_S = 0.2

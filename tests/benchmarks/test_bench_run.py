@@ -22,6 +22,8 @@ from cada_edge.benchmarks.machine_energy import EnergyCurve
 from cada_edge.errors import ConfigError, SourceError
 from cada_edge.manifest import Manifest
 
+pytestmark = pytest.mark.alone
+
 SMALL = (40, 60)
 
 

@@ -15,6 +15,8 @@ from cada_edge.benchmarks.machine_load import (
     read_throttle_count,
 )
 
+pytestmark = pytest.mark.alone
+
 
 def put(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

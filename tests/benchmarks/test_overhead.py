@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from cada_edge import Detector
 from cada_edge.benchmarks.overhead import CallFigures, bare_call, main, measure_calls
 
+pytestmark = pytest.mark.alone
+
 ENGINES = ("onnxruntime", "openvino")
 CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
 

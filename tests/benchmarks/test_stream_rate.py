@@ -21,6 +21,8 @@ from cada_edge.benchmarks.stream_rate import (
     write_video,
 )
 
+pytestmark = pytest.mark.alone
+
 CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
 
 

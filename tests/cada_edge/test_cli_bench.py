@@ -19,6 +19,8 @@ from click.testing import CliRunner, Result
 
 from cada_edge.cli import main
 
+pytestmark = pytest.mark.alone
+
 CONFTEST = Path(__file__).parents[1] / "runtime" / "conftest.py"
 QUICK = ("--duration", "0.2", "--warmup", "0.05", "--frame-size", "40x60", "--threads", "1")
 

@@ -2,7 +2,8 @@
 
 The choices of an export go together in 192 ways. What one of them breaks, or two of them together, is found
 by these few builds: each choice meets each other one at least once. All bases in both precisions with a
-dynamic batch are built in test_to_engine.py as well, from larger encoders.
+dynamic batch are built in test_to_engine.py as well, from larger encoders, and the paper's own architectures
+in test_paper_architectures.py.
 """
 
 from __future__ import annotations
@@ -22,12 +23,9 @@ from cada_edge.export.graph import FusedGraph
 from cada_edge.export.to_engine import EngineResult, export_engine
 from cada_edge.files import sha256_file
 from cada_edge.manifest import ALIGNMENTS, PRECISIONS, Manifest
-from cada_edge.runtime.datasets import index_dataset
 from cada_edge.trainer.aligner import build_aligner
 from cada_edge.trainer.base_method import configure
-from cada_edge.trainer.checkpoint import load_checkpoint
 from cada_edge.trainer.config import BASES
-from cada_edge.trainer.fit import fit
 from cada_edge.trainer.model import TrainedModel, build_model
 from cada_edge.trainer.scoring import TOP_K_LIMIT
 
@@ -141,16 +139,3 @@ def test_large_images_in_half_precision(large_checkpoint: Path, tmp_path: Path) 
     result = _built(large_checkpoint, tmp_path)
     assert result.precision == "fp16"
     assert Manifest.read(result.model).input_hw == (640, 640)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_wide_resnet_of_the_paper_in_half_precision(small_line: Path, tmp_path: Path) -> None:
-    """At the paper's size; in fp32 each base's own architecture is built in test_paper_architectures.py."""
-    recipe: dict[str, Any] = {"recipe": "paper", "encoder_weights": "random", "device": "cpu"}
-    recipe |= {"iterations": 1, "batch_size": 2, "aligner": {"iterations": 3, "batch_size": 2}}
-    run = fit(index_dataset(small_line), tmp_path / "run", configure(recipe))
-    (tmp_path / "run" / "state.pt").unlink()  # over a gigabyte of optimiser state
-    assert load_checkpoint(run.checkpoint).config.encoder == "wide_resnet50_2.tv_in1k"
-    result = _built(run.checkpoint, tmp_path)
-    assert (result.precision, Manifest.read(result.model).input_hw) == ("fp16", (256, 256))

@@ -12,6 +12,8 @@ from cada_edge.export import speed_ratio
 from cada_edge.export.speed_ratio import compare_speed
 from cada_edge.runtime.backend import Outputs
 
+pytestmark = pytest.mark.alone
+
 FRAMES = np.zeros((3, 2, 2, 3), np.uint8)
 
 

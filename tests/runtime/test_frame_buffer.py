@@ -12,6 +12,8 @@ from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
 from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.stream_events import StreamCounts
 
+pytestmark = pytest.mark.alone
+
 GREY = np.zeros((2, 2), np.uint8)
 
 

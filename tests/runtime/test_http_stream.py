@@ -23,6 +23,8 @@ from cada_edge.runtime.source_base import Source
 from cada_edge.runtime.sources import open_source
 from cada_edge.runtime.stream_events import StatusEvent
 
+pytestmark = pytest.mark.alone
+
 OPTIONS = CameraOptions(open_timeout_s=5, stall_timeout_s=1)
 QUICK = Reconnect(first_delay_s=0.05, longest_delay_s=0.1)
 FRAMES = jpeg_frames((48, 64), 4)

@@ -31,6 +31,8 @@ from cada_edge.runtime.live_page import LivePage
 from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.stream_events import StatusEvent, make_event
 
+pytestmark = pytest.mark.alone
+
 TOKEN = "correct-horse-battery"
 
 

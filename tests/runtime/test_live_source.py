@@ -19,6 +19,8 @@ from cada_edge.runtime.camera import CameraOptions, LiveAddress
 from cada_edge.runtime.live_source import LiveSource, Reconnect
 from cada_edge.runtime.stream_events import StatusEvent
 
+pytestmark = pytest.mark.alone
+
 ADDRESS = LiveAddress("network", "rtsp://me:secret@cam/1", "rtsp://***@cam/1")
 OPTIONS = CameraOptions(open_timeout_s=0.2, stall_timeout_s=0.2)
 QUICK = Reconnect(first_delay_s=0.01, longest_delay_s=0.04, jitter=0)

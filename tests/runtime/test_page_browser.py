@@ -23,7 +23,7 @@ from cada_edge.runtime.live_source import LiveSource, Reconnect
 from cada_edge.runtime.run_options import RunOptions
 from cada_edge.runtime.stream_events import StatusEvent
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs_system("chromium")]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.needs_system("chromium")]
 
 TOKEN = "correct-horse-battery"
 GOOD, BAD = 60, 220

@@ -23,6 +23,8 @@ from cada_edge.runtime.live_page import LivePage
 from cada_edge.runtime.page_gate import Request, Response
 from cada_edge.runtime.run_options import RunOptions
 
+pytestmark = pytest.mark.alone
+
 _log = logging.getLogger(__name__)
 
 VIEWERS = Path(__file__).with_name("page_viewers.py")

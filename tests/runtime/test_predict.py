@@ -18,6 +18,8 @@ from click.testing import CliRunner
 
 from cada_edge.cli import main
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

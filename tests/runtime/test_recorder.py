@@ -22,6 +22,8 @@ from cada_edge.runtime.sink_base import Sink
 from cada_edge.runtime.sinks import open_sink
 from cada_edge.runtime.stream_events import StatusEvent
 
+pytestmark = pytest.mark.alone
+
 
 def record(frame: int) -> Record:
     return Record("2026-11-24T03:00:00.000000Z", "cam", frame, 1.0, 0.5, 1.0, False, 0, "ab", None)

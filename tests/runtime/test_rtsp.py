@@ -22,6 +22,8 @@ from cada_edge.runtime.sources import open_source
 from cada_edge.runtime.stream_events import StatusEvent
 from cada_edge.trainer.synthetic import SyntheticConfig, write_line
 
+pytestmark = pytest.mark.alone
+
 SERVER = Path(__file__).with_name("rtsp_server.py")
 SYSTEM_PYTHON = "/usr/bin/python3"
 PROBE = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"

@@ -30,6 +30,8 @@ from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.sources import open_source
 from cada_edge.runtime.stream_events import StatusEvent, StreamCounts
 
+pytestmark = pytest.mark.alone
+
 PutImage = Callable[..., Path]
 ADDRESS = LiveAddress("network", "rtsp://cam", "rtsp://cam")
 

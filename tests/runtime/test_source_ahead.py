@@ -13,6 +13,8 @@ from cada_edge.runtime.source_ahead import ReadAheadSource
 from cada_edge.runtime.sources import Frame, open_source
 from cada_edge.runtime.stream_events import StatusEvent, StreamCounts
 
+pytestmark = pytest.mark.alone
+
 PutImage = Callable[..., Path]
 
 GREY = np.full((5, 7), 9, np.uint8)
