@@ -74,8 +74,12 @@ def _histogram(axes: Axes, subject: Mapping[str, Any], most_ms: float) -> None:
     """Draw on a logarithmic scale, where a stall that came once is seen beside ten thousand calls."""
     total_ms = np.asarray(subject["samples"]["total_ms"])
     latency = subject["latency_ms"]
-    axes.hist(total_ms, bins=_BINS, range=(0, most_ms), color=LIGHT.normal, linewidth=0)
+    counts, _, _ = axes.hist(total_ms, bins=_BINS, range=(0, most_ms), color=LIGHT.normal, linewidth=0)
     axes.set_yscale("symlog", linthresh=1, linscale=0.5)
+    most = int(np.max(counts))
+    ticks = [0, *(10**power for power in range(7) if 10**power < most / 1.5), most]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     for name in ("p50", "p99"):
         axes.axvline(latency[name], color=LIGHT.anomalous, linewidth=1.2, linestyle=(0, (5, 2)))
     axes.set_xlim(0, most_ms)

@@ -17,6 +17,7 @@ from cada_edge.benchmarks.stream_rate import (
     RateFigures,
     main,
     measure_latency,
+    measure_pipeline,
     measure_rate,
     write_video,
 )
@@ -50,6 +51,14 @@ def test_both_sides_inspect_the_same_video(model: Path, tmp_path: Path) -> None:
     with Detector(model) as detector:
         figures = measure_rate(detector, video, turns=2)
         latency = measure_latency(detector, (32, 48), frames=5, turns=2)
+        infer = detector._backend.infer
+        with stream_rate._without_engine(detector) as copied:
+            assert detector._backend.infer is copied
+            pixels = np.zeros((1, *detector.size_hw, 3), np.uint8)
+            wanted, once, again = infer(pixels), copied(pixels), copied(pixels)
+        assert np.array_equal(once.anomaly_map, wanted.anomaly_map)
+        assert once.anomaly_map is not again.anomaly_map
+        assert measure_pipeline(detector, video, turns=1).frames == 9
     assert figures.frame_hw == (32, 48)
     assert figures.frames == 9
     assert len(figures.run_fps) == len(figures.ratios) == 2
@@ -65,6 +74,7 @@ def test_ratios_are_taken_within_a_turn_against_the_best_loop() -> None:
     assert rate.best == "a"
     assert rate.ratios == (0.96, 0.96, 0.97)
     assert rate.is_reached
+    assert rate.added_ms[:2] == pytest.approx([1e3 / 96 - 10, 1e3 / 48 - 20])
     assert not RateFigures((1, 1), 9, (94.0,), {"a": (100.0,)}).is_reached
     assert LatencyFigures((1, 1), 5.0, (11.0,), (10.0,)).is_reached
     assert not LatencyFigures((1, 1), 5.0, (11.2, 11.2, 1.0), (10.0, 10.0, 10.0)).is_reached
@@ -79,9 +89,11 @@ def test_the_command_prints_ratios_with_their_spread_and_how_threads_are_split(
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "60x40: run" in result.stdout
-    assert result.stdout.count("over 1 turns") == 4
+    assert "60x40 without the engine: run" in result.stdout
+    assert result.stdout.count("over 1 turns") == 6
     assert "by hand, three threads: Decode, preprocessing and engine in a thread each" in result.stdout
     record = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
-    assert [each["frame_hw"] for each in record["rates"]] == [[16, 16], [40, 60]]
+    for part in ("rates", "pipelines"):
+        assert [each["frame_hw"] for each in record[part]] == [[16, 16], [40, 60]]
     assert [each["frame_hw"] for each in record["latencies"]] == [[16, 16], [40, 60]]
     assert record["reached"] in (True, False)
