@@ -50,6 +50,9 @@ __all__ = [
 FRAME_SIZES = ((256, 256), (1080, 1920))
 """Height and width of the frames that are measured, in pixels."""
 
+PARTS = ("rate", "pipeline", "latency")
+"""Of the measurement: throughput, the same without the engine, latency at half load."""
+
 RATE_GOAL = 0.95
 LATENCY_GOAL = 1.1
 
@@ -297,8 +300,25 @@ def _latency_line(each: LatencyFigures) -> str:
 @click.option("--threads", type=int, default=None, help="Of the engine; its own choice by default.")
 @click.option("--frames", type=int, default=150, show_default=True, help="In each turn.")
 @click.option("--turns", type=int, default=7, show_default=True, help="Of each measurement.")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(PARTS),
+    multiple=True,
+    default=PARTS,
+    show_default=True,
+    help="What to measure; repeat for several.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(model: Path, backend: str, threads: int | None, frames: int, turns: int, as_json: bool) -> None:
+def main(
+    model: Path,
+    backend: str,
+    threads: int | None,
+    frames: int,
+    turns: int,
+    parts: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Compare a run with the best loop by hand on MODEL: throughput, and latency at half load."""
     rates: list[RateFigures] = []
     pipelines: list[RateFigures] = []
@@ -311,11 +331,13 @@ def main(model: Path, backend: str, threads: int | None, frames: int, turns: int
             click.echo(f"by hand, {loop_name}: {loop.__doc__}", err=as_json)
         for hw in FRAME_SIZES:
             video = write_video(Path(name, f"{hw[0]}.avi"), hw, frames)
-            rates.append(measure_rate(detector, video, turns=turns))
-            click.echo(_rate_line(rates[-1]), err=as_json)
-            pipelines.append(measure_pipeline(detector, video, turns=turns))
-            click.echo(_pipeline_line(pipelines[-1]), err=as_json)
-        for hw in FRAME_SIZES:
+            if "rate" in parts:
+                rates.append(measure_rate(detector, video, turns=turns))
+                click.echo(_rate_line(rates[-1]), err=as_json)
+            if "pipeline" in parts:
+                pipelines.append(measure_pipeline(detector, video, turns=turns))
+                click.echo(_pipeline_line(pipelines[-1]), err=as_json)
+        for hw in FRAME_SIZES if "latency" in parts else ():
             latencies.append(measure_latency(detector, hw, frames=frames, turns=turns))
             click.echo(_latency_line(latencies[-1]), err=as_json)
     if as_json:

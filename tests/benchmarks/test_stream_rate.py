@@ -93,6 +93,8 @@ def test_the_command_prints_ratios_with_their_spread_and_how_threads_are_split(
     assert result.stdout.count("over 1 turns") == 6
     assert "by hand, three threads: Decode, preprocessing and engine in a thread each" in result.stdout
     record = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    alone = CliRunner().invoke(main, [*arguments, "--part", "pipeline"]).stdout
+    assert alone.count("over 1 turns") == alone.count("without the engine") == 2
     for part in ("rates", "pipelines"):
         assert [each["frame_hw"] for each in record[part]] == [[16, 16], [40, 60]]
     assert [each["frame_hw"] for each in record["latencies"]] == [[16, 16], [40, 60]]

@@ -110,9 +110,9 @@ def test_a_batch_that_is_not_full_waits_for_its_timeout_alone() -> None:
 def given_by_hand(batch: int, batch_timeout_s: float) -> tuple[FairBatches, FrameBuffer, FrameBuffer]:
     """Make batches of two sources whose frames the test puts."""
     changed = threading.Condition()
-    buffers = [FrameBuffer("block", 100, changed=changed) for _ in range(2)]
-    sources = {name: BufferedSource(name, buffer) for name, buffer in zip("ab", buffers, strict=True)}
-    return FairBatches(sources, changed, batch=batch, batch_timeout_s=batch_timeout_s), *buffers
+    first, second = (FrameBuffer("block", 100, changed=changed) for _ in range(2))
+    sources = {"a": BufferedSource("a", first), "b": BufferedSource("b", second)}
+    return FairBatches(sources, changed, batch=batch, batch_timeout_s=batch_timeout_s), first, second
 
 
 def test_where_waits_bring_nothing_most_batches_go_as_they_are() -> None:
