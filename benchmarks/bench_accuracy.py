@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cada_edge.benchmarks.paper import HEADINGS, PaperDataset, PaperRow, load_datasets, load_tables
-from cada_edge.errors import ConfigError, MissingExtraError
+from cada_edge.errors import ConfigError
+from cada_edge.extras import require_extra
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.datasets import DatasetIndex, index_dataset
 from cada_edge.runtime.evaluate_model import evaluate_model
 
-__all__ = ["PAPER_SETUP", "measure_accuracy", "paper_row"]
+__all__ = ["PAPER_SETUP", "measure_accuracy", "paper_row", "require_checkpoint"]
 
 READINGS = ("mixed", "averaged")
 """All kinds ranked together, as one threshold sees them; and the mean over kinds."""
@@ -50,13 +50,14 @@ def measure_accuracy(
         progress: Called after each image with how many are done and how many there are.
 
     Returns:
-        mixed and averaged (metric -> percent), protocol_line, engine, data, paper (table, row, figures, the
-        reasons why they are not comparable), exported (what the manifest says of the export's own drift),
-        and drift (reading -> metric -> points, ours minus the checkpoint's) where there is a checkpoint.
+        mixed and averaged (metric -> percent), precision, protocol_line, engine, data, paper (table, row,
+        figures, the reasons why they are not comparable), exported (what the manifest says of the export's
+        own drift), and drift (reading -> metric -> points, ours minus the checkpoint's) where there is a
+        checkpoint.
 
     Raises:
         DatasetError: The data set cannot be used.
-        ConfigError: The checkpoint's figures are of another alignment or of other images.
+        ConfigError: The checkpoint's figures are of another model or of other images.
     """
     index = index_dataset(data)
     manifest = Manifest.read(model)
@@ -67,6 +68,7 @@ def measure_accuracy(
         "mixed": figures["mixed"],
         "averaged": figures["averaged"],
         "images": figures["images"],
+        "precision": manifest.precision,
         "false_positive_rate": figures["false_positive_rate"],
         "true_positive_rate": figures["true_positive_rate"],
         "threshold": figures["threshold"],
@@ -85,6 +87,24 @@ def measure_accuracy(
         },
         "drift": None if checkpoint is None else _drift(figures, Path(checkpoint), index, manifest),
     }
+
+
+def require_checkpoint(checkpoint: Path) -> None:
+    """Check, before minutes of measuring, that figures of a checkpoint can be had.
+
+    Raises:
+        ConfigError: It is not there, or a JSON file that holds no evaluation.
+        MissingExtraError: It has to be evaluated, and PyTorch is not installed.
+    """
+    if checkpoint.suffix.lower() == ".json":
+        _read_figures(checkpoint)
+    elif not checkpoint.is_file():
+        raise ConfigError(
+            f"There is no {checkpoint}; wanted the checkpoint that the file was exported from, or the JSON "
+            "of its eval. Correct --checkpoint."
+        )
+    else:
+        require_extra("Evaluating a checkpoint", "torch", "train")
 
 
 def _describe(index: DatasetIndex) -> dict[str, Any]:
@@ -176,12 +196,22 @@ def _drift(
 ) -> dict[str, Any]:
     """Return ours minus the checkpoint's, in points."""
     theirs = _figures_of(checkpoint, index, manifest)
-    alignment = theirs["protocol"].get("alignment")
-    if theirs["images"] != figures["images"] or alignment != manifest.alignment:
+    wanted = {
+        "base": manifest.base,
+        "encoder": manifest.encoder,
+        "alignment": manifest.alignment,
+        "kinds": sorted(figures["per_kind"]),
+        "images": figures["images"],
+    }
+    came = {name: theirs["protocol"].get(name) for name in ("base", "encoder", "alignment")}
+    came |= {"kinds": sorted(theirs["per_kind"]), "images": theirs["images"]}
+    other = [
+        f"{name} {came[name]} instead of {value}" for name, value in wanted.items() if came[name] != value
+    ]
+    if other:
         raise ConfigError(
-            f"{checkpoint} has figures of {theirs['images']} images with the alignment {alignment}; wanted "
-            f"those of the {figures['images']} images here with {manifest.alignment}, the file's own. "
-            "Make them with: cada-edge eval CHECKPOINT DATA --json"
+            f"{checkpoint} has figures of {', '.join(other)}; wanted those of what this file was exported "
+            "from, on the same images. Make them with: cada-edge eval CHECKPOINT DATA --json"
         )
     return {
         "of": checkpoint.name,
@@ -198,17 +228,20 @@ def _drift(
 
 
 def _figures_of(checkpoint: Path, index: DatasetIndex, manifest: Manifest) -> dict[str, Any]:
+    require_checkpoint(checkpoint)
     if checkpoint.suffix.lower() == ".json":
-        try:
-            found: dict[str, Any] = json.loads(checkpoint.read_text(encoding="utf-8"))
-            return {name: found[name] for name in (*READINGS, "images", "protocol")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{checkpoint} holds no evaluation ({type(error).__name__}: {error}); wanted what "
-                "cada-edge eval CHECKPOINT DATA --json prints. Write that to a file, or give the checkpoint."
-            ) from error
-    if find_spec("torch") is None:
-        raise MissingExtraError("Evaluating a checkpoint", "torch", "train")
+        return _read_figures(checkpoint)
     from cada_edge.trainer.evaluate_checkpoint import evaluate_checkpoint
 
     return evaluate_checkpoint(checkpoint, index, alignment=manifest.alignment).to_dict()
+
+
+def _read_figures(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {name: found[name] for name in (*READINGS, "per_kind", "images", "protocol")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no evaluation ({type(error).__name__}: {error}); wanted what "
+            "cada-edge eval CHECKPOINT DATA --json prints. Write that to a file, or give the checkpoint."
+        ) from error

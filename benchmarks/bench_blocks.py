@@ -26,6 +26,8 @@ class Block:
 
     subject: int
     """Position of the model."""
+    first_frame: int = 0
+    """Position of the frame that it begins with: the same for all models of a round."""
     started_s: float = 0.0
     """When its first measured frame could begin."""
     ended_s: float = 0.0
@@ -87,7 +89,7 @@ def fill_latency(
         seconds: How long; at least one call.
     """
     detector, batch, clock = subject.detector, config.batch, time.perf_counter
-    with open_source(frames.cycle(block.subject * 7)) as source:
+    with open_source(frames.cycle(block.first_frame)) as source:
 
         def call() -> tuple[float, float, dict[str, float]]:
             started_s = clock()

@@ -10,7 +10,16 @@ from typing import Any
 from cada_edge.benchmarks.bench_run import SCHEMA
 from cada_edge.errors import ConfigError
 
-__all__ = ["Pair", "differences", "pair_subjects", "read_record", "require_like", "unlike", "unlike_config"]
+__all__ = [
+    "Pair",
+    "differences",
+    "pair_subjects",
+    "read_baseline",
+    "read_record",
+    "require_like",
+    "unlike",
+    "unlike_config",
+]
 
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 """A model's part of two records, the newer one second."""
@@ -84,6 +93,21 @@ def read_record(path: Path) -> dict[str, Any]:
             "Measure it again with: cada-edge bench MODEL --out FILE.json"
         )
     return dict(record)
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    """Read a record that others are to be held against.
+
+    Raises:
+        ConfigError: As `read_record`, and where it was interrupted.
+    """
+    record = read_record(path)
+    if record["interrupted"]:
+        raise ConfigError(
+            f"The record {path} is of a run that was interrupted; wanted a whole one as baseline. Measure it "
+            f"again with: cada-edge bench MODEL --out {path.name}"
+        )
+    return record
 
 
 def pair_subjects(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Pair]:

@@ -129,7 +129,7 @@ def parse_share(text: str) -> float:
     """Read a share as 5% or 0.05.
 
     Raises:
-        ConfigError: It is neither, or below 0.
+        ConfigError: It is neither, below 0, or not below 1.
 
     Example:
         >>> parse_share("5%"), parse_share("0.1")
@@ -139,6 +139,9 @@ def parse_share(text: str) -> float:
         value = float(text.rstrip("% ")) / (100 if text.rstrip().endswith("%") else 1)
     except ValueError:
         value = -1.0
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"the tolerance {text!r} came; wanted a share of 0 or more. Pass --tolerance 5%.")
+    if not 0 <= value < 1:
+        raise ConfigError(
+            f"the tolerance {text!r} came; wanted a share from 0 and below 1, as 5% or 0.05. "
+            "Pass --tolerance 5%."
+        )
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,11 @@ def _rate(blocks: Sequence[Block]) -> float:
 def _camera(blocks: Sequence[Block]) -> dict[str, Any]:
     due = sum(block.due for block in blocks)
     dropped, late = (sum(getattr(block, name) for block in blocks) for name in ("dropped", "late"))
+    latencies_ms = sorted(value for block in blocks for value in block.total_ms)
+    rank = math.ceil(0.99 * due)
     return {
+        # Of all that were due, those without a verdict among them: None where it is one of these.
+        "p99_of_due_ms": latencies_ms[rank - 1] if 1 <= rank <= len(latencies_ms) else None,
         "due": due,
         "delivered": sum(block.frames for block in blocks),
         "dropped": dropped,

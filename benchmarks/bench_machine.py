@@ -58,6 +58,7 @@ def _load(load: Mapping[str, Any]) -> str | None:
 def _gpu_lines(gpu: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
     if gpu is None:
         return
+    yield "GPU that was read", gpu["name"]
     for name, key, unit in (
         ("GPU clock", "sm_mhz", "MHz"),
         ("GPU memory clock", "memory_mhz", "MHz"),

@@ -75,5 +75,11 @@ def _of_run(record: Mapping[str, Any]) -> Iterator[str]:
         yield "there was no warm-up: first calls are among the samples"
     machine = record["machine"]
     on_gpu = any(subject["model"]["format"] == "engine" for subject in record["subjects"])
+    gpu = machine["gpu"]
+    if on_gpu and gpu and gpu["gpus"] > 1:
+        yield (
+            f"clocks, power and throttling are of the first of {gpu['gpus']} GPUs, {gpu['name']}, which need "
+            "not be the one that computed"
+        )
     if on_gpu and machine["gpu"] is None and machine["jetson"] is None:
         yield f"clocks, power and throttling of the GPU are not known: {machine['gpu_reason']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ _SETTLING = -1
 """Index of frames that come before the measured ones, while threads start and a GPU's engine is loaded."""
 _SETTLE_EVERY_S = 0.02
 _QUIET_S = 0.1
-"""Pause before the first frame that is due, at least: what settling left behind is done by then."""
+"""Time without a verdict, at least, after which what settling left behind in the queues is done; and the
+pause before the first frame that is due."""
 
 
 def fill_throughput(
@@ -35,12 +36,13 @@ def fill_throughput(
     rate leaves out the first batch, which found the pipeline empty; its samples are counted.
     """
     ends_s = [float("inf")]
-    feeds = [_Feed(frames, f"source {number + 1}", number * 5) for number in range(config.streams)]
+    feeds = _feeds("source", block, frames, config)
     measured = _Measured(block, feeds, is_due=False)
 
     def as_fast(feed: _Feed) -> Iterator[Frame]:
         yield from feed.settle(measured.ready)
-        while time.perf_counter() < ends_s[0]:
+        # One at least: the first verdict may come while this waits for room.
+        while not feed.taken_s or time.perf_counter() < ends_s[0]:
             yield feed.next_frame()
 
     def begin() -> None:
@@ -50,15 +52,17 @@ def fill_throughput(
     measured.on_ready = begin
     capacity = max(2, config.batch)
     options = RunOptions(batch=config.batch, policy="block", capacity=capacity)
-    with subject.detector.run(*map(as_fast, feeds), on_result=measured.take, options=options) as run:
-        run.join()
-    first = min(config.batch, len(measured.ended_s))
-    if len(measured.ended_s) > first:
-        taken_s = measured.ended_s[-1] - measured.ended_s[first - 1]
-        block.rate = (len(measured.ended_s) - first) / taken_s
-    elif measured.ended_s:
-        # One batch alone, of a model that is slower than the time it was given.
-        block.rate = len(measured.ended_s) / (block.ended_s - block.started_s)
+    try:
+        with subject.detector.run(*map(as_fast, feeds), on_result=measured.take, options=options) as run:
+            run.join()
+    finally:
+        first = min(config.batch, len(measured.ended_s))
+        if len(measured.ended_s) > first:
+            taken_s = measured.ended_s[-1] - measured.ended_s[first - 1]
+            block.rate = (len(measured.ended_s) - first) / taken_s
+        elif measured.ended_s:
+            # One batch alone, of a model that is slower than the time it was given.
+            block.rate = len(measured.ended_s) / (block.ended_s - block.started_s)
 
 
 def fill_camera(
@@ -71,27 +75,27 @@ def fill_camera(
     """
     interval_s = 1 / config.fps
     count = max(1, round(seconds * config.fps))
-    feeds = [_Feed(frames, f"camera {number + 1}", number * 5) for number in range(config.streams)]
+    feeds = _feeds("camera", block, frames, config)
     measured = _Measured(block, feeds, is_due=True)
 
+    policy: Any = config.drop
+    capacity = 1 if config.drop == "latest" else max(4, config.batch)
+
     def begin() -> None:
-        block.started_s = time.perf_counter() + max(_QUIET_S, 3 * measured.settled_ms / 1e3)
+        block.started_s = time.perf_counter() + _QUIET_S
         for number, feed in enumerate(feeds):
             offset_s = interval_s * number / len(feeds)
             feed.due_s = [block.started_s + offset_s + place * interval_s for place in range(count)]
 
-    measured.on_ready = begin
-
     def at_its_rate(feed: _Feed) -> Iterator[Frame]:
         yield from feed.settle(measured.ready)
+        measured.begin_when_quiet(begin)
         for due_s in feed.due_s:
             left_s = due_s - time.perf_counter()
             if left_s > 0:
                 time.sleep(left_s)
             yield feed.next_frame()
 
-    policy: Any = config.drop
-    capacity = 1 if config.drop == "latest" else max(4, config.batch)
     options = RunOptions(batch=config.batch, policy=policy, capacity=capacity)
     try:
         with subject.detector.run(*map(at_its_rate, feeds), on_result=measured.take, options=options) as run:
@@ -130,17 +134,36 @@ class _Feed:
         return Frame(next(self._images), index, self.name, time.time(), time.monotonic())
 
 
+def _feeds(name: str, block: Block, frames: FrameSet, config: BenchConfig) -> list[_Feed]:
+    first = block.first_frame
+    return [_Feed(frames, f"{name} {number + 1}", first + number * 5) for number in range(config.streams)]
+
+
 class _Measured:
     """Turns verdicts into samples of a block; called in one thread of the run."""
 
     def __init__(self, block: Block, feeds: list[_Feed], *, is_due: bool) -> None:
         self.ready = threading.Event()
-        self.on_ready: Any = None
-        self.settled_ms = 0.0
+        self.on_ready: Callable[[], None] | None = None
         self.ended_s: list[float] = []
         self._block = block
         self._feeds = {feed.name: feed for feed in feeds}
         self._is_due = is_due
+        self._starting = threading.Lock()
+        self._has_begun = False
+        self._settled_s = self._settled_ms = 0.0
+
+    def begin_when_quiet(self, begin: Callable[[], None]) -> None:
+        """Call `begin`, once for all feeds, when no frame of settling comes any more."""
+        with self._starting:
+            quiet_s = max(_QUIET_S, 3 * self._settled_ms / 1e3)
+            while not self._has_begun:
+                left_s = self._settled_s + quiet_s - time.perf_counter()
+                if left_s <= 0:
+                    begin()
+                    self._has_begun = True
+                else:
+                    time.sleep(left_s)
 
     def take(self, detection: Detection, frame: Frame) -> None:
         """Write the verdict down and time it; the first settling one begins the measuring."""
@@ -148,9 +171,11 @@ class _Measured:
         sink(detection)
         ended_s = time.perf_counter()
         if frame.index == _SETTLING:
+            self._settled_s = ended_s
             if not self.ready.is_set():
-                self.settled_ms = detection.timings_ms["total"]
-                self.on_ready()
+                self._settled_ms = detection.timings_ms["total"]
+                if self.on_ready is not None:
+                    self.on_ready()
                 self.ready.set()
             return
         feed = self._feeds[frame.source_id]

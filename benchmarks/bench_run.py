@@ -44,6 +44,9 @@ _FEWEST_OF_SLOW = 3
 _CALLS_A_BLOCK = 4
 """Fewest calls in a block, as far as the time allows."""
 
+_FRAMES_ON = 13
+"""From a round's first frame to the next one's, so that short blocks see them all in time."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -176,7 +179,7 @@ def _measure(
         with monitor:
             for done, number in enumerate(order):
                 tell(f"measure {subjects[number].label}", done, len(order))
-                measured.blocks.append(Block(number))
+                measured.blocks.append(Block(number, done // len(subjects) * _FRAMES_ON))
                 fill(measured.blocks[-1], subjects[number], frames, config, block_s)
     except KeyboardInterrupt:
         measured.is_interrupted = True

@@ -97,13 +97,17 @@ def _camera(record: Mapping[str, Any]) -> Iterator[TextTable]:
                 f"{100 * camera['late_share']:.2f} %",
                 str(camera["dropped"]),
                 f"{100 * camera['dropped_share']:.2f} %",
+                "none" if camera["p99_of_due_ms"] is None else _ms(camera["p99_of_due_ms"]),
             ]
         )
     yield TextTable(
         "Frames of the cameras",
-        ["model", "due", "with a verdict", "late", "of due", "dropped", "of due"],
+        ["model", "due", "with a verdict", "late", "of due", "dropped", "of due", "p99 of due, ms"],
         rows,
-        [f"late: over {1e3 / fps:.1f} ms from due to verdict, when the camera's next frame was due already"],
+        [
+            f"late: over {1e3 / fps:.1f} ms from due to verdict, when the camera's next frame was due",
+            "p99 of due: of all frames that were due; none where more than 1 % of them have no verdict",
+        ],
     )
 
 
@@ -123,7 +127,10 @@ def _stages(record: Mapping[str, Any]) -> TextTable:
     if pipelined:
         notes.append("in a pipeline what is unaccounted is mostly waiting between its stages")
         if record["config"]["batch"] > 1:
-            notes.append(f"a batch waits up to {1e3 * _BATCH_TIMEOUT_S:g} ms for frames of other sources")
+            notes.append(
+                f"a batch waits up to {1e3 * _BATCH_TIMEOUT_S:g} ms for frames of other sources, as long as "
+                "such waits bring some"
+            )
     if record["config"]["batch"] > 1:
         notes.append("preprocess, compute, transfers and post are of the whole batch that a frame was in")
     heads = ["model", *(name.replace("_", "-") for name in names)]
@@ -227,9 +234,11 @@ def _accuracy_notes(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"the paper's row: {paper['row']}; data, encoder, size and recipe are its own"
     yield f"protocol: {figures['protocol_line']}"
     if figures["drift"] is None:
+        # An INT8 file is held against the fp32 file that it was made of.
+        origin = "the fp32 file" if figures["precision"] == "int8" else "the checkpoint"
         drift = exported and exported["auroc_drift"]
         if drift is not None:
-            yield f"drift against the checkpoint, as measured at the export: {drift:.3f} points of I-AUROC"
+            yield f"drift against {origin}, as measured at the export: {drift:.3f} points of I-AUROC"
         else:
             reason = (exported and exported["auroc_drift_reason"]) or "it was not measured at the export"
             yield f"drift against the checkpoint is not known: {reason}; --checkpoint FILE measures it"

@@ -77,9 +77,13 @@ class RaplMeter:
                 continue
             try:
                 int((zone / "energy_uj").read_text(encoding="ascii"))
-                names.append((zone / "name").read_text(encoding="ascii").strip())
+                name = (zone / "name").read_text(encoding="ascii").strip()
             except (OSError, ValueError):
                 continue
+            # psys is the whole platform, with the packages in it.
+            if not name.startswith("package"):
+                continue
+            names.append(name)
             self._zones.append(zone)
         self._last = [0] * len(self._zones)
         self._joules = 0.0

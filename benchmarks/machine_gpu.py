@@ -55,6 +55,7 @@ class NvmlMeter:
         try:
             self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
             self._about = {
+                "gpus": nvml.nvmlDeviceGetCount(),
                 "name": _text(nvml.nvmlDeviceGetName(self._handle)),
                 "driver": _text(nvml.nvmlSystemGetDriverVersion()),
                 "persistence": self._ask("nvmlDeviceGetPersistenceMode"),
@@ -117,8 +118,9 @@ class NvmlMeter:
         """Return what was read.
 
         Returns:
-            name, driver, limits; lowest, mean and highest sm_mhz, memory_mhz, temperature_c and power_w;
-            throttled, a list of reasons of which at least one reading told; readings, their number.
+            gpus, how many there are; name, driver, limits; lowest, mean and highest sm_mhz, memory_mhz,
+            temperature_c and power_w; throttled, a list of reasons of which at least one reading told;
+            readings, their number.
         """
         found: dict[str, Any] = {**self._about, "readings": len(self._readings)}
         for name in ("sm_mhz", "memory_mhz", "temperature_c", "power_w"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from cada_edge.benchmarks.bench_config import (
     ALWAYS,
@@ -137,17 +138,18 @@ def bench(
 
     Several models, or several --backend, are measured in turns and compared. Exit code 1: a gate failed.
     """
-    from cada_edge.benchmarks.bench_compare import read_record, require_like, unlike_config
+    from cada_edge.benchmarks.bench_compare import read_baseline, read_record, require_like, unlike_config
     from cada_edge.benchmarks.bench_gates import raise_failed
     from cada_edge.benchmarks.bench_run import run_bench
     from cada_edge.benchmarks.bench_text import to_text
 
     if compare is not None:
-        _compare(models, compare, as_json=as_json)
+        _refuse_beside_compare(models)
+        _compare(*map(read_record, compare), as_json=as_json)
         return
     # Everything that can be wrong is found before minutes of measuring.
     share, config = parse_share(tolerance), _config(options)
-    older = None if baseline is None else read_record(baseline)
+    older = None if baseline is None else read_baseline(baseline)
     if older is not None:
         require_like(unlike_config(older, config.to_dict()))
     _check(models, out, data=data, checkpoint=checkpoint, max_p99=max_p99)
@@ -159,15 +161,20 @@ def bench(
             source=options["source"],
             progress=progress.tell,
         )
-        is_whole = not record["interrupted"]
-        if is_whole and data is not None:
-            record["accuracy"] = _accuracy(models, options, data, checkpoint, progress)
-    gates = _judge(record, older, max_p99, share) if is_whole else []
+        trouble: BaseException | None = None
+        try:
+            if not record["interrupted"] and data is not None:
+                record["accuracy"] = _accuracy(models, options, data, checkpoint, progress)
+            gates = [] if record["interrupted"] else _judge(record, older, max_p99, share)
+        except BaseException as error:  # any: what was measured in minutes is written and printed first
+            trouble, gates = error, []
     record["gates"] = [gate.to_dict() for gate in gates]
     for path in out:
         _write(path, record)
     print_result(record, as_json=as_json, text=lambda: to_text(record))
-    if not is_whole:
+    if trouble is not None:
+        raise trouble
+    if record["interrupted"]:
         raise KeyboardInterrupt
     raise_failed(gates)
 
@@ -212,6 +219,13 @@ def _check(
             f"--checkpoint {checkpoint} came without --data; wanted the data set that both are evaluated on. "
             "Pass --data DIR as well."
         )
+    if data is not None:
+        from cada_edge.benchmarks.bench_accuracy import require_checkpoint
+        from cada_edge.runtime.datasets import index_dataset
+
+        index_dataset(data)
+        if checkpoint is not None:
+            require_checkpoint(checkpoint)
     if max_p99 is not None and not max_p99 > 0:
         raise ConfigError(f"--max-p99 {max_p99} came; wanted a time above 0 ms. Pass --max-p99 33.")
 
@@ -270,16 +284,30 @@ def _content(suffix: str, record: dict[str, Any]) -> bytes:
     return (to_markdown(record) if suffix == ".md" else to_html(record)).encode()
 
 
-def _compare(models: tuple[Path, ...], paths: tuple[Path, Path], *, as_json: bool) -> None:
-    from cada_edge.benchmarks.bench_compare import read_record
-    from cada_edge.benchmarks.bench_text import compare_to_dict, compare_to_text
-
+def _refuse_beside_compare(models: tuple[Path, ...]) -> None:
+    """Refuse what belongs to measuring: a gate that is not judged would pass for one that held."""
     if models:
         raise ConfigError(
             f"--compare came with {models[0]}; wanted two records and no model. "
             "Pass: cada-edge bench --compare old.json new.json"
         )
-    old, new = (read_record(path) for path in paths)
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in ("compare", "as_json", "models")
+        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ConfigError(
+            f"--compare came with {', '.join(given)}; wanted two records alone: nothing is measured or "
+            "judged. Judge a new measurement with: cada-edge bench MODEL --baseline old.json"
+        )
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], *, as_json: bool) -> None:
+    from cada_edge.benchmarks.bench_text import compare_to_dict, compare_to_text
+
     print_result(compare_to_dict(old, new), as_json=as_json, text=lambda: compare_to_text(old, new))
 
 

@@ -107,8 +107,9 @@ def test_drift_against_the_checkpoints_own_evaluation(tiny_model: Path, line: Pa
     theirs = {
         "mixed": {**figures["mixed"], "i_auroc": 99.5, "p_ap": None},
         "averaged": figures["averaged"],
+        "per_kind": {"bolt": {}, "nut": {}},
         "images": 4,
-        "protocol": {"alignment": "cada"},
+        "protocol": {"base": "revdist", "encoder": "none", "alignment": "cada"},
     }
     path = tmp_path / "checkpoint-eval.json"
     path.write_text(json.dumps(theirs))
@@ -119,11 +120,16 @@ def test_drift_against_the_checkpoints_own_evaluation(tiny_model: Path, line: Pa
     with_drift = {**figures, "drift": drift}
     (table,) = accuracy_tables({"accuracy": [{"file": "tiny.onnx", "figures": with_drift}]})
     assert table.rows[1] == ["  minus checkpoint-eval.json, in points", "+0.50", "+0.00", "+0.00", "-"]
-    for change in ({"images": 5}, {"protocol": {"alignment": "none"}}):
+    protocol = theirs["protocol"]
+    for change, message in (
+        ({"images": 5}, "images 5 instead of 4"),
+        ({"per_kind": {"bolt": {}, "screw": {}}}, r"kinds \['bolt', 'screw'\] instead of \['bolt', 'nut'\]"),
+        ({"protocol": {**protocol, "alignment": "none"}}, "alignment none instead of cada"),
+        ({"protocol": {**protocol, "base": "uniad"}}, "base uniad instead of revdist"),
+        ({"protocol": {**protocol, "encoder": "resnet18"}}, "encoder resnet18 instead of none"),
+    ):
         path.write_text(json.dumps({**theirs, **change}))
-        with pytest.raises(
-            ConfigError, match=r"has figures of .* wanted those of the 4 images here with cada"
-        ):
+        with pytest.raises(ConfigError, match=f"has figures of {message}; wanted those of what this file"):
             measure_accuracy(tiny_model, line, checkpoint=path)
     for text in ("[]", "{}", "no"):
         path.write_text(text)
@@ -136,9 +142,13 @@ def test_a_checkpoint_without_torch_names_the_extra(
 ) -> None:
     from cada_edge.errors import MissingExtraError
 
-    monkeypatch.setattr("cada_edge.benchmarks.bench_accuracy.find_spec", lambda name: None)
+    checkpoint = line / "checkpoint.pt"
+    with pytest.raises(ConfigError, match=r"There is no .*checkpoint.pt; wanted the checkpoint"):
+        measure_accuracy(tiny_model, line, checkpoint=checkpoint)
+    checkpoint.touch()
+    monkeypatch.setattr("cada_edge.extras.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="Evaluating a checkpoint needs the package 'torch'"):
-        measure_accuracy(tiny_model, line, checkpoint=Path("checkpoint.pt"))
+        measure_accuracy(tiny_model, line, checkpoint=checkpoint)
 
 
 def test_figures_that_are_missing_say_why(tiny_model: Path, tmp_path: Path) -> None:

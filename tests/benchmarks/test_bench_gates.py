@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from cada_edge.benchmarks.bench_compare import differences, pair_subjects, read_record, unlike
+from cada_edge.benchmarks.bench_compare import (
+    differences,
+    pair_subjects,
+    read_baseline,
+    read_record,
+    unlike,
+)
 from cada_edge.benchmarks.bench_gates import judge_baseline, judge_max_p99, raise_failed
 from cada_edge.benchmarks.bench_run import SCHEMA
 from cada_edge.benchmarks.bench_text import compare_to_dict, compare_to_text
@@ -46,6 +52,7 @@ def record(*subjects: dict[str, Any], **config: Any) -> dict[str, Any]:
         "schema": SCHEMA,
         "version": "0.1.0",
         "started_at": "2026-01-01T00:00:00+00:00",
+        "interrupted": False,
         "how": "latency mode",
         "config": {"mode": "latency", "batch": 1, "threads": None, "duration_s": 10.0, **config},
         "frames": {"sizes": ["1280x720"], "origin": "drawn"},
@@ -81,12 +88,18 @@ def test_the_p99_is_held_against_its_limit() -> None:
 
 def test_dropped_frames_never_had_their_verdict() -> None:
     measured = record()
-    measured["subjects"][0]["camera"] = {"dropped_share": 0.01}
-    assert judge_max_p99(measured, 33.0)[0].passed
-    measured["subjects"][0]["camera"] = {"dropped_share": 0.011}
+    camera = {"due": 1000, "dropped_share": 0.009, "p99_of_due_ms": 20.0}
+    measured["subjects"][0]["camera"] = camera
+    gate = judge_max_p99(measured, 33.0)[0]
+    assert gate.passed
+    assert gate.what.endswith("of all 1000 frames that were due, 0.9 % dropped: p99 20.00 ms")
+    # Few late ones and few dropped ones together are more than one in a hundred.
+    measured["subjects"][0]["camera"] = {**camera, "p99_of_due_ms": 40.0}
+    assert not judge_max_p99(measured, 33.0)[0].passed
+    measured["subjects"][0]["camera"] = {**camera, "dropped_share": 0.011, "p99_of_due_ms": None}
     gate = judge_max_p99(measured, 33.0)[0]
     assert not gate.passed
-    assert "1.1 % of the frames were dropped, so that more than 1 % have no verdict" in gate.what
+    assert "1.1 % dropped: more than 1 % have no verdict" in gate.what
 
 
 @pytest.mark.parametrize(
@@ -109,12 +122,29 @@ def test_the_baseline_must_not_be_undercut(p50: float, p99: float, passed: list[
             raise_failed(gates)
 
 
-def test_too_few_samples_judge_nothing() -> None:
+def test_with_few_samples_a_lower_percentile_is_judged() -> None:
     old, new = record(), record(subject(p99=30.0))
-    old["subjects"][0]["latency_ms"]["p99_interval"] = [11.0, None]
+    before, now = (each["subjects"][0]["latency_ms"] for each in (old, new))
+    before["p99_interval"] = [11.0, None]
+    before |= {"p95": 11.5, "p95_interval": [11.0, 12.0]}
+    now |= {"p95": 11.6, "p95_interval": [11.1, 12.1]}
+    assert [gate.passed for gate in judge_baseline(new, old, 0.05)] == [True, True]
+    now |= {"p95": 20.0, "p95_interval": [19.0, 21.0]}
     gate = judge_baseline(new, old, 0.05)[1]
-    assert gate.passed
-    assert "not judged, there are too few samples" in gate.what
+    assert not gate.passed
+    assert gate.what.startswith("p95 20.00 ms")
+
+
+def test_what_cannot_be_judged_does_not_pass() -> None:
+    old, new = record(), record(subject(p99=30.0))
+    for each, value in ((old, 11.0), (new, 20.0)):
+        latency = each["subjects"][0]["latency_ms"]
+        for name in ("p99", "p95", "p90"):
+            latency |= {name: value, f"{name}_interval": [value - 1, None]}
+    gate = judge_baseline(new, old, 0.05)[1]
+    assert not gate.passed
+    assert "too few samples to tell this from chance, measure longer with --duration" in gate.what
+    assert judge_baseline(old, new, 0.05)[1].passed
 
 
 def test_throughput_is_judged_by_its_rate() -> None:
@@ -196,4 +226,8 @@ def test_records_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"has the schema .* wanted 'cada-edge bench 1'"):
             read_record(path)
     path.write_text(json.dumps(record()))
-    assert read_record(path) == record()
+    assert read_record(path) == read_baseline(path) == record()
+    path.write_text(json.dumps({**record(), "interrupted": True}))
+    assert read_record(path)["interrupted"]
+    with pytest.raises(ConfigError, match=r"old.json is of a run that was interrupted"):
+        read_baseline(path)

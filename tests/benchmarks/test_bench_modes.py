@@ -11,6 +11,7 @@ import pytest
 
 from cada_edge.benchmarks.bench_blocks import Block, fill_latency, stages_of
 from cada_edge.benchmarks.bench_config import BenchConfig
+from cada_edge.benchmarks.bench_figures import figures_of
 from cada_edge.benchmarks.bench_frames import FrameSet
 from cada_edge.benchmarks.bench_pipeline import fill_camera, fill_throughput
 from cada_edge.benchmarks.bench_subject import open_subjects
@@ -58,6 +59,15 @@ def test_a_live_camera_drops_frames_in_a_pause_and_counts_them(
     # 15 fall due in the pause; some wait in the pipeline and come late, the others are gone.
     assert block.dropped >= 5
     assert block.late >= 2
+    # Neither share alone would show the pause in a long run: the p99 of what was due does.
+    figures = figures_of([block], None, BenchConfig(mode="camera", fps=50))
+    assert figures["camera"]["p99_of_due_ms"] is None
+    calm = Block(0, due=200, dropped=1, late=1, started_s=0.0, ended_s=4.0, rate=50.0)
+    for number in range(199):
+        calm.add(number / 50, 30.0 if number == 7 else 5.0, {})
+    assert figures_of([calm], None, BenchConfig(mode="camera"))["camera"]["p99_of_due_ms"] == 5.0
+    calm.dropped, calm.due = 2, 201
+    assert figures_of([calm], None, BenchConfig(mode="camera"))["camera"]["p99_of_due_ms"] == 30.0
 
 
 def test_a_model_that_cannot_keep_up_drops_what_it_cannot_do(
@@ -68,6 +78,16 @@ def test_a_model_that_cannot_keep_up_drops_what_it_cannot_do(
     assert block.dropped > 20
     assert block.rate < 30
     assert block.late == block.frames
+
+
+def test_no_frame_of_settling_is_before_the_first_one_that_is_due(
+    tiny_model: Path, sleeping: Callable[..., Any]
+) -> None:
+    sleeping(sleep_s=0.1)
+    block = measure(tiny_model, 1.0, mode="camera", fps=4, drop="block")
+    assert block.due == block.frames == 4
+    # A queue of four that was still full would take 400 ms first.
+    assert block.total_ms[0] < 300
 
 
 def test_several_cameras_are_spread_over_a_frames_time(
@@ -94,7 +114,7 @@ def test_throughput_fills_batches_and_overlaps_the_stages(
 def test_one_batch_alone_has_a_rate_too(tiny_model: Path, sleeping: Callable[..., Any]) -> None:
     sleeping(sleep_s=0.3)
     block = measure(tiny_model, 0.001, mode="throughput", batch=4)
-    assert 1 <= block.frames <= 4
+    assert 1 <= block.frames <= 8
     assert 0 < block.rate <= 4 / 0.3
 
 

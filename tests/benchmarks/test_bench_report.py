@@ -157,6 +157,8 @@ def test_the_machine_on_a_jetson_and_on_a_gpu_box(record: dict[str, Any]) -> Non
         "driver": "580.65",
         "driver_cuda": "13.0",
         "gpu": {
+            "gpus": 2,
+            "name": "RTX A2000",
             "sm_mhz": [1700.0, 1800.0, 1900.0],
             "memory_mhz": None,
             "temperature_c": [60.0, 61.0, 62.0],
@@ -177,6 +179,7 @@ def test_the_machine_on_a_jetson_and_on_a_gpu_box(record: dict[str, Any]) -> Non
     lines = machine_lines(machine)
     assert ("GPU clock", "1700 to 1900 MHz, mean 1800") in lines
     assert ("GPU throttling", "power cap") in lines
+    assert ("GPU that was read", "RTX A2000") in lines
     assert ("driver", "580.65, CUDA up to 13.0") in lines
     assert ("power mode", "15W") in lines
     assert ("rails, mean", "VDD_IN 12.48 W") in lines

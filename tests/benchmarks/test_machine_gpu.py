@@ -35,6 +35,9 @@ class NvmlDouble:
     def nvmlShutdown(self) -> None:
         self.shut_down += 1
 
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
         self._refuse("handle")
         return f"gpu {index}"

@@ -94,6 +94,7 @@ def test_rapl_counts_packages_once_and_through_their_overflow(root: Path) -> Non
         ("intel-rapl:0:0", "core"),
         ("intel-rapl-mmio:0", "package-0"),
         ("intel-rapl:1", "package-1"),
+        ("intel-rapl:2", "psys"),
     ):
         put(zones / zone / "name", f"{name}\n")
         put(zones / zone / "energy_uj", "9000000\n")

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cada_edge.cli import main
+from cada_edge.errors import DatasetError
 
 pytestmark = pytest.mark.alone
 
@@ -143,6 +144,12 @@ def test_records_are_compared(baseline: Path, tmp_path: Path) -> None:
         (("MODEL", "--checkpoint", "c.pt"), 2, "--checkpoint c.pt came without --data"),
         (("MODEL", "--max-p99", "0"), 2, "--max-p99 0.0 came; wanted a time above 0 ms"),
         (("MODEL", "--tolerance", "much"), 2, "the tolerance 'much' came"),
+        (
+            ("MODEL", "--tolerance", "5"),
+            2,
+            "the tolerance '5' came; wanted a share from 0 and below 1, as 5%",
+        ),
+        (("MODEL", "--data", "nowhere"), 2, "nowhere"),
         (("MODEL", "--percentiles", "a"), 2, "percentiles 'a' came"),
         (("MODEL", "--frame-size", "720p"), 2, "the size '720p' came"),
         (("MODEL", "--baseline", "none.json"), 2, "The record none.json cannot be read"),
@@ -158,6 +165,32 @@ def test_bad_input_is_told(model: Path, arguments: tuple[str, ...], code: int, m
     assert result.exit_code == code
     assert message in result.stderr
     assert result.stdout == ""
+
+
+def test_a_comparison_judges_nothing_and_says_so(baseline: Path) -> None:
+    result = CliRunner().invoke(
+        main, ["bench", "--compare", str(baseline), str(baseline), "--max-p99", "1", "--out", "a.html"]
+    )
+    assert result.exit_code == 2
+    assert "--compare came with --max-p99, --out; wanted two records alone" in result.stderr
+
+
+def test_what_was_measured_is_kept_when_something_after_it_fails(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DatasetError("an image is gone")
+
+    monkeypatch.setattr("cada_edge.benchmarks.bench_accuracy.measure_accuracy", fail)
+    for name in ("normal/a", "test_normal/b", "anomalous/c"):
+        (tmp_path / name).parent.mkdir()
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((16, 16, 3), 40, np.uint8))
+    out = tmp_path / "report.json"
+    result = bench(model, *QUICK, "--data", tmp_path, "--out", out)
+    assert result.exit_code == 2
+    assert result.stderr.rstrip().endswith("error: an image is gone")
+    assert "tiny.onnx" in result.stdout
+    assert json.loads(out.read_text())["subjects"][0]["samples"]["total_ms"]
 
 
 def test_ctrl_c_prints_what_was_measured(model: Path, tmp_path: Path) -> None:
