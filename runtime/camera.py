@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cada_edge.errors import ConfigError, SourceError
+from cada_edge.runtime.ffmpeg_options import ffmpeg_options
 from cada_edge.runtime.preprocess import load_cv2
 
 __all__ = ["Camera", "CameraOptions", "LiveAddress", "parse_live", "redact"]
@@ -21,8 +20,15 @@ __all__ = ["Camera", "CameraOptions", "LiveAddress", "parse_live", "redact"]
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _NETWORK = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 
-_FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-_environment = threading.Lock()
+_SECRET_KEYS = r"(?:user-id|username|user|usr|login|user-pw|password|passwd|pwd|pass|pw|proxy-id|proxy-pw)"
+_SECRET = re.compile(
+    rf"(?<![a-z])({_SECRET_KEYS}\s*=\s*)"
+    r"(\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|"
+    # As in /user=me_password=my_word_channel=1: only a name that is known ends a value.
+    rf"[^\s\"']*?(?=[_&;,](?:{_SECRET_KEYS}|channel|stream)=|[\s\"'?]|$))",
+    re.IGNORECASE,
+)
+"""What names a user or a password in pipelines, and in the paths of some makers' addresses."""
 
 _JPEG_END = b"\xff\xd9"
 
@@ -101,6 +107,7 @@ def parse_live(source: object) -> LiveAddress | None:
                 "max-buffers=1"
             )
         return LiveAddress("gstreamer", source, redact(source))
+    source = source.strip()
     if re.fullmatch(r"/dev/video\d+", source):
         return LiveAddress("webcam", source, source)
     if not _URL.match(source):
@@ -112,17 +119,17 @@ def parse_live(source: object) -> LiveAddress | None:
             raise SourceError(f"{source} came; wanted csi:// and a camera's number. Pass csi://0.")
         return LiveAddress("csi", number, source)
     if lower.startswith(_NETWORK):
-        return LiveAddress("network", source, redact(source))
+        return LiveAddress("network", source, _redact_url(source))
     if lower.startswith("file://"):
         raise SourceError(f"The URL {source} came; wanted a plain path. Leave file:// out.")
     raise SourceError(
-        f"The URL {redact(source)} came; wanted one that begins with {', '.join(_NETWORK)} or csi://. "
+        f"The URL {_redact_url(source)} came; wanted one that begins with {', '.join(_NETWORK)} or csi://. "
         "Correct it, or pass a generator around your camera's own SDK."
     )
 
 
 def redact(text: str) -> str:
-    """Replace what may be secret in streams' addresses: user and password, and the query.
+    """Replace what may be secret in streams' addresses: user and password, also within a path, and the query.
 
     Args:
         text: A URL, or a text with URLs in it, as a pipeline or a message has.
@@ -130,7 +137,12 @@ def redact(text: str) -> str:
     # Greedy: a password may itself hold an @ or a slash.
     text = re.sub(r"://[^\s\"']*@", "://***@", text)
     text = re.sub(r"(://[^\s?\"']*)\?[^\s\"']*", r"\1?***", text)
-    return re.sub(r"\b(user-id|user-pw|password|proxy-pw)=(\"[^\"]*\"|\S+)", r"\1=***", text)
+    return _SECRET.sub(r"\1***", text)
+
+
+def _redact_url(url: str) -> str:
+    """Do the same for one URL and nothing else, whose password may hold a blank or a quote too."""
+    return redact(re.sub(r"://.*@", "://***@", url, flags=re.DOTALL))
 
 
 class Camera:
@@ -166,16 +178,10 @@ class Camera:
                 (cv2.CAP_PROP_READ_TIMEOUT_MSEC, 2 * options.stall_timeout_s),
             ]
             parameters = [value for name, seconds in timeouts for value in (name, int(1000 * seconds))]
-            # OpenCV takes FFmpeg's other options from the environment alone, when it opens.
-            with _environment:
-                before = os.environ.get(_FFMPEG_OPTIONS)
-                if before is None:
-                    os.environ[_FFMPEG_OPTIONS] = f"rtsp_transport;{options.rtsp_transport}"
-                try:
-                    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, parameters)
-                finally:
-                    if before is None:
-                        del os.environ[_FFMPEG_OPTIONS]
+            told = f"rtsp_transport;{options.rtsp_transport}"
+            # Short enough that the whole is within the limit of LiveSource, which is half as long again.
+            with ffmpeg_options.told(told, timeout_s=options.open_timeout_s / 3):
+                capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, parameters)
             remedy = "Check the address, the password and the network; ffprobe says more"
         if not capture.isOpened():
             capture.release()

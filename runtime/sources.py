@@ -30,7 +30,7 @@ from cada_edge.runtime.source_iterable import IterableSource
 from cada_edge.runtime.source_video import VideoSource
 from cada_edge.runtime.stream_events import OnStatus
 
-__all__ = ["Frame", "OnError", "Source", "open_source", "redact"]
+__all__ = ["Frame", "OnError", "Source", "open_source", "redact", "source_name"]
 
 _WANTED = (
     "a camera, stream, image, folder, glob pattern, list file, video file, array, or iterable or callable of "
@@ -72,8 +72,7 @@ def open_source(
             - a source that is already open: it is returned as it is, and the other arguments do nothing.
         on_error: What happens when a frame that cannot be read is reached: "raise" raises `ImageReadError`,
             "skip" counts it in `Source.corrupt`, logs a warning and goes on. A live source always goes on.
-        source_id: Name that the frames carry; by default the path, the address without its secrets, or
-            "array", "iterable" or "callable".
+        source_id: Name that the frames carry; by default that of `source_name`.
         policy: What happens to frames that come faster than they are taken, as in
             `cada_edge.runtime.frame_buffer.DropPolicy`. None: "latest" for a live source; anything else is
             read when it is asked for, without a thread.
@@ -101,6 +100,7 @@ def open_source(
     """
     if isinstance(source, Source):
         return source
+    source_id = source_id or source_name(source)
     address = _live_address(source)
     if address is not None:
         # Waiting brings back a camera, never a package: what is missing is said now, not again and again.
@@ -123,15 +123,39 @@ def open_source(
     return ReadAheadSource(found, policy=policy, capacity=capacity, on_status=on_status, changed=changed)
 
 
+def source_name(source: Any) -> str:
+    """Return the name that a source has where none is given.
+
+    Args:
+        source: As for `open_source`.
+
+    Returns:
+        The path, the address without its secrets, or "array", "iterable" or "callable"; an open source's own.
+
+    Raises:
+        SourceError: An address that cannot be one.
+    """
+    if isinstance(source, Source):
+        return source.source_id
+    address = _live_address(source)
+    if address is not None:
+        return address.name
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, np.ndarray):
+        return "array"
+    return "iterable" if isinstance(source, Iterable) else "callable"
+
+
 def _live_address(source: Any) -> LiveAddress | None:
     if isinstance(source, Path) and re.fullmatch(r"/dev/video\d+", str(source)):
         source = str(source)
-    if isinstance(source, str) and source.isdecimal() and not Path(source).exists():
+    if isinstance(source, str) and source.strip().isdecimal() and not Path(source).exists():
         source = int(source)
     return parse_live(source)
 
 
-def _open_at_rest(source: Any, on_error: OnError, source_id: str | None) -> Source:
+def _open_at_rest(source: Any, on_error: OnError, source_id: str) -> Source:
     """Open what waits until its frames are asked for."""
     if isinstance(source, str | Path):
         return _open_path(source, on_error, source_id)
@@ -141,7 +165,7 @@ def _open_at_rest(source: Any, on_error: OnError, source_id: str | None) -> Sour
                 f"An array of shape {source.shape} came; wanted one frame, (H, W) or (H, W, C). "
                 "For a batch of frames pass list(array)."
             )
-        return IterableSource([source], source_id=source_id or "array", length=1, on_error=on_error)
+        return IterableSource([source], source_id=source_id, length=1, on_error=on_error)
     if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | Mapping):
         length = len(source) if isinstance(source, Sequence) else None
         if length == 0:
@@ -149,9 +173,9 @@ def _open_at_rest(source: Any, on_error: OnError, source_id: str | None) -> Sour
                 f"An empty {type(source).__name__} came; wanted at least one frame. "
                 "Check what was to fill it."
             )
-        return IterableSource(source, source_id=source_id or "iterable", length=length, on_error=on_error)
+        return IterableSource(source, source_id=source_id, length=length, on_error=on_error)
     if callable(source):
-        return IterableSource(_call_until_none(source), source_id=source_id or "callable", on_error=on_error)
+        return IterableSource(_call_until_none(source), source_id=source_id, on_error=on_error)
     raise SourceError(
         f"A source of type {type(source).__name__} came; wanted {_WANTED}. "
         "Pass a generator around what gives the frames."
@@ -163,29 +187,34 @@ def _call_until_none(grab: Callable[[], Any]) -> Iterator[Any]:
         yield item
 
 
-def _open_path(source: str | Path, on_error: OnError, source_id: str | None) -> Source:
+def _refuse_mistyped(text: str) -> None:
+    """Refuse what was meant as an address; it may hold a password, so nothing of it but its kind is shown."""
+    found = re.match(r"\s*(rtsps?|rtmp|https?|udp|tcp)([:;]|//)", text, re.IGNORECASE)
+    if found:
+        raise SourceError(
+            f"An address that begins with {found[1]}{found[2]} came; wanted {found[1]}://host and so on. "
+            "Correct it."
+        )
+
+
+def _open_path(source: str | Path, on_error: OnError, source_id: str) -> Source:
     text = str(source)
     if not text or "\0" in text:
+        _refuse_mistyped(text)
         raise SourceError(f"The path {text!r} came; wanted {_WANTED}. Check how the path was put together.")
     path = Path(source)
-    source_id = source_id or text
     try:
         exists = path.exists()
     except OSError as error:
+        _refuse_mistyped(text)
         raise SourceError(
             f"The path {text} cannot be looked up: {error.strerror}; wanted {_WANTED}. "
             "Check its length and its folders' permissions."
         ) from error
     if not exists:
+        _refuse_mistyped(text)
         if glob.has_magic(text):
             return FileSource(match_images(text), source_id=source_id, on_error=on_error)
-        mistyped = re.match(r"(rtsps?|rtmp|https?|udp|tcp)(?::|//)", text, re.IGNORECASE)
-        if mistyped:
-            # It may hold a password: nothing of it but its kind is shown.
-            raise SourceError(
-                f"An address that begins with {mistyped[0]} came; wanted {mistyped[1]}://host and so on. "
-                "Correct it."
-            )
         raise SourceError(f"{describe_missing(path)}. Wanted {_WANTED}. Correct the path.")
     if path.is_dir():
         return FileSource(find_images(path), source_id=source_id, on_error=on_error)

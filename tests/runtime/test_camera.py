@@ -4,6 +4,8 @@ machine of the tests has a camera, so what a real device answers is not tested h
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -86,6 +88,8 @@ def live(source: object) -> LiveAddress:
         ("RTSP://me:p@ss/w@10.0.0.1:554/live?token=abc", "network", None, "RTSP://***@10.0.0.1:554/live?***"),
         ("https://host/live.m3u8", "network", None, "https://host/live.m3u8"),
         ("v4l2src ! videoconvert ! appsink", "gstreamer", None, "v4l2src ! videoconvert ! appsink"),
+        (" rtsp://me:a word@cam/1\n", "network", "rtsp://me:a word@cam/1", "rtsp://***@cam/1"),
+        ("csi://1 ", "csi", "1", "csi://1"),
         (
             'rtspsrc location="rtsp://h/1" user-id=me user-pw="a b" ! decodebin ! appsink',
             "gstreamer",
@@ -120,7 +124,20 @@ def test_refused_addresses(source: object, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["rtsp:/me:secret@cam/1", "rtsp//me:secret@cam", "HTTP:me:secret@cam/x", "tcp:secret"]
+    "address",
+    [
+        "rtsp:/me:secret@cam/1",
+        "rtsp//me:secret@cam",
+        "HTTP:me:secret@cam/x",
+        "tcp:secret",
+        "rtsp:/me:secret@cam?ch=1",  # as a pattern for files would have it
+        "rtsp:/me:[secret]@cam",
+        " \trtsp:/me:secret@cam/1",
+        "rtsp;//me:secret@cam/1",
+        "rtsp:/me:secret@cam/1\0",
+        "rtsp:/me:secret@cam/" + "long/" * 1000,
+        "rtsp:/me:secret@cam/" + "x" * 300,
+    ],
 )
 def test_a_mistyped_address_shows_no_secret(address: str) -> None:
     with pytest.raises(SourceError, match=r"An address that begins with .* came; wanted \w+://host") as error:
@@ -135,6 +152,16 @@ def test_a_mistyped_address_shows_no_secret(address: str) -> None:
         ("rtsp://me:pa/ss?w@cam/1", "rtsp://***@cam/1"),
         ("two: http://a:b@c/d?e=f and http://g/h", "two: http://***@c/d?*** and http://g/h"),
         ("did you mean 'x'?", "did you mean 'x'?"),
+        (
+            "rtsp://cam:554/user=admin_password=XYZ_channel=1_stream=0.sdp?real_stream is lost",
+            "rtsp://cam:554/user=***_password=***_channel=1_stream=0.sdp?*** is lost",
+        ),
+        ("rtsp://cam/user=a_password=X_Y/Z_channel=2", "rtsp://cam/user=***_password=***_channel=2"),
+        ("rtsp://cam/user=a_password=_channel=2", "rtsp://cam/user=***_password=***_channel=2"),
+        ("rtsp://cam/USER=a&PWD=XYZ&channel=2", "rtsp://cam/USER=***&PWD=***&channel=2"),
+        ("http://cam/passwd=XYZ/1 http://cam/pass=XYZ", "http://cam/passwd=*** http://cam/pass=***"),
+        ("rtspsrc user-pw = 'a \\' b' latency=0 ! appsink", "rtspsrc user-pw = *** latency=0 ! appsink"),
+        ("rtsp://cam/compass=3/bypass", "rtsp://cam/compass=3/bypass"),
     ],
 )
 def test_no_secret_is_shown(text: str, shown: str) -> None:
@@ -174,6 +201,98 @@ def test_options_that_a_user_gave_ffmpeg_stay(
     Camera(live("rtsp://cam/1"), CameraOptions())
     assert capture.environment == ["rtsp_transport;udp|fflags;nobuffer"]
     assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "rtsp_transport;udp|fflags;nobuffer"
+
+
+NAME = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+
+
+class SlowOpening:
+    """Cameras that are opened in threads; each opening takes until it is told to end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered: dict[str, threading.Event] = {}
+        self.ends: dict[str, threading.Event] = {}
+        self.seen: dict[str, str | None] = {}
+        self.failed: dict[str, SourceError] = {}
+        self.threads: dict[str, threading.Thread] = {}
+        opening = self
+
+        class Slow(CaptureDouble):
+            def __init__(self, address: str, *rest: Any) -> None:
+                opening.seen[address] = os.environ.get(NAME)
+                opening.entered[address].set()
+                opening.ends[address].wait(30)
+                super().__init__(address, *rest)
+
+        monkeypatch.setattr(cv2, "VideoCapture", Slow)
+
+    def start(self, address: str, **options: Any) -> None:
+        self.entered[address], self.ends[address] = threading.Event(), threading.Event()
+
+        def work() -> None:
+            try:
+                Camera(live(address), CameraOptions(**options))
+            except SourceError as error:
+                self.failed[address] = error
+
+        self.threads[address] = threading.Thread(target=work, daemon=True)
+        self.threads[address].start()
+
+    def end(self, *addresses: str) -> None:
+        for address in addresses:
+            self.ends[address].set()
+            self.threads[address].join(30)
+
+
+@pytest.fixture
+def opening(capture: type[CaptureDouble], monkeypatch: pytest.MonkeyPatch) -> Callable[[], SlowOpening]:
+    return lambda: SlowOpening(monkeypatch)
+
+
+def test_a_host_that_hangs_holds_up_no_other(opening: Callable[[], SlowOpening]) -> None:
+    cameras = opening()
+    cameras.start("rtsp://dead/1")
+    assert cameras.entered["rtsp://dead/1"].wait(30)
+    cameras.start("rtsp://well/1")
+    assert cameras.entered["rtsp://well/1"].wait(30), "it waits for the other one"
+    assert set(cameras.seen.values()) == {"rtsp_transport;tcp"}
+    cameras.end("rtsp://dead/1")
+    assert os.environ[NAME] == "rtsp_transport;tcp", "it was taken from the one that is still being opened"
+    cameras.end("rtsp://well/1")
+    assert NAME not in os.environ
+
+
+def test_only_who_wants_other_options_waits(opening: Callable[[], SlowOpening]) -> None:
+    cameras = opening()
+    cameras.start("rtsp://a/1")
+    assert cameras.entered["rtsp://a/1"].wait(30)
+    cameras.start("rtsp://b/1", rtsp_transport="udp", open_timeout_s=90)
+    assert not cameras.entered["rtsp://b/1"].wait(0.1)
+    cameras.end("rtsp://a/1")
+    assert cameras.entered["rtsp://b/1"].wait(30)
+    assert cameras.seen["rtsp://b/1"] == "rtsp_transport;udp"
+    cameras.start("rtsp://c/1", open_timeout_s=0.1)
+    cameras.threads["rtsp://c/1"].join(30)
+    assert "being opened with rtsp_transport;udp, for more than" in str(cameras.failed["rtsp://c/1"])
+    cameras.end("rtsp://b/1")
+    assert NAME not in os.environ
+
+
+def test_opencv_is_told_to_open_streams_side_by_side(
+    opening: Callable[[], SlowOpening], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = "OPENCV_FFMPEG_IS_THREAD_SAFE"
+    monkeypatch.delenv(own, raising=False)
+    monkeypatch.setenv(NAME, "fflags;nobuffer")
+    cameras = opening()
+    cameras.start("rtsp://a/1")
+    assert cameras.entered["rtsp://a/1"].wait(30)
+    assert os.environ[own] == "1"
+    cameras.start("rtsp://b/1", rtsp_transport="udp")
+    assert cameras.entered["rtsp://b/1"].wait(30), "both have the user's own options"
+    cameras.end("rtsp://a/1", "rtsp://b/1")
+    assert own not in os.environ
+    assert set(cameras.seen.values()) == {"fflags;nobuffer"} == {os.environ[NAME]}
 
 
 def test_frames_corrupt_frames_and_the_end(capture: type[CaptureDouble]) -> None:

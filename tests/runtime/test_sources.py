@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cada_edge.errors import ClosedError, SourceError
-from cada_edge.runtime.sources import open_source, redact
+from cada_edge.runtime.sources import open_source, redact, source_name
 
 PutImage = Callable[..., Path]
 
@@ -50,6 +50,27 @@ def test_after_close_a_source_says_so(tmp_path: Path, put_image: PutImage, kind:
 def test_an_open_source_is_taken_as_it_is() -> None:
     source = open_source(GREY)
     assert open_source(source) is source
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (GREY, "array"),
+        ([GREY], "iterable"),
+        (lambda: None, "callable"),
+        (Path("a/b.png"), "a/b.png"),
+        ("a/*.png", "a/*.png"),
+        (0, "webcam 0"),
+        (" 0 ", "webcam 0"),
+        (" rtsp://me:pw@cam/1?a=b ", "rtsp://***@cam/1?***"),
+    ],
+)
+def test_a_source_has_a_name_before_it_is_opened(source: object, name: str) -> None:
+    assert source_name(source) == name
+
+
+def test_an_open_source_has_its_own_name() -> None:
+    assert source_name(open_source(GREY, source_id="belt")) == "belt"
 
 
 def test_the_end_stays_the_end() -> None:
