@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 from cada_edge.errors import ImageReadError
 from cada_edge.runtime.frame_buffer import FrameBuffer
 from cada_edge.runtime.source_base import Frame, Source
-from cada_edge.runtime.stream_events import StreamCounts
+from cada_edge.runtime.stream_events import OnStatus, StatusEvent, StreamCounts, tell
 
 __all__ = ["BufferedSource"]
 
@@ -13,9 +15,28 @@ __all__ = ["BufferedSource"]
 class BufferedSource(Source):
     """Frames that a thread puts into a buffer; whoever iterates takes them out of it."""
 
-    def __init__(self, source_id: str, buffer: FrameBuffer) -> None:
+    def __init__(self, source_id: str, buffer: FrameBuffer, *, on_status: OnStatus | None = None) -> None:
         super().__init__(source_id, on_error="skip")
         self._buffer = buffer
+        self._listener = on_status
+        self._listening = threading.Lock()
+        self._newest: StatusEvent | None = None
+
+    def listen(self, listener: OnStatus) -> None:
+        """Tell a listener of each event from now on, and of the newest before: where there is none yet."""
+        with self._listening:
+            if self._listener is not None:
+                return
+            self._listener = listener
+            if self._newest is not None:
+                # Within the lock: a later event must not overtake it.
+                tell(listener, self._newest)
+
+    def _report(self, event: StatusEvent) -> None:
+        with self._listening:
+            self._newest = event
+            listener = self._listener
+        tell(listener, event)
 
     @property
     def buffer(self) -> FrameBuffer:

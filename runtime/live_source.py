@@ -14,7 +14,7 @@ from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress, redact
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
 from cada_edge.runtime.source_base import Frame
-from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event, tell
+from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event
 
 __all__ = ["LiveSource", "Reconnect"]
 
@@ -112,11 +112,11 @@ class LiveSource(BufferedSource):
         Raises:
             ConfigError: A policy and capacity that do not fit.
         """
-        super().__init__(source_id or address.name, FrameBuffer(policy, capacity, changed=changed))
+        buffer = FrameBuffer(policy, capacity, changed=changed)
+        super().__init__(source_id or address.name, buffer, on_status=on_status)
         self._address = address
         self._camera = camera or CameraOptions()
         self._reconnect = reconnect or Reconnect()
-        self._on_status = on_status
         self._connect = connect
         self._state = threading.Condition()
         self._stopping = False
@@ -126,6 +126,8 @@ class LiveSource(BufferedSource):
         self._putting = False
         self._hanging: list[threading.Thread] = []
         self._last_frame_s = 0.0
+        self._had_frames = False
+        self._gave = ""
         self._index = 0
         self._shape: tuple[int, ...] | None = None
         self._corrupt_told_s = float("-inf")
@@ -143,7 +145,7 @@ class LiveSource(BufferedSource):
         self._supervisor.join(self._camera.stall_timeout_s)
 
     def _tell(self, kind: EventKind, message: str, **data: Any) -> None:
-        tell(self._on_status, make_event(kind, self.source_id, message, **data))
+        self._report(make_event(kind, self.source_id, message, **data))
 
     def _supervise(self) -> None:
         """Open connection after connection until the source is closed or given up."""
@@ -198,7 +200,7 @@ class LiveSource(BufferedSource):
             self._generation += 1
             generation = self._generation
             self._ended, self._opened, self._putting = None, False, False
-            first = self._index
+            self._had_frames, self._gave = False, "no frame"
             started = self._last_frame_s = time.monotonic()
         thread = threading.Thread(
             target=self._capture, args=(generation,), name=f"capture {self._address.name}", daemon=True
@@ -215,7 +217,7 @@ class LiveSource(BufferedSource):
                 if now >= due:
                     break
                 self._state.wait(due - now)
-            ended, opened, had_frames = self._ended, self._opened, self._index > first
+            ended, opened, had_frames, gave = self._ended, self._opened, self._had_frames, self._gave
             if ended is None:
                 self._generation += 1  # the thread is left behind, should it hang
         if self._stopping:
@@ -225,8 +227,10 @@ class LiveSource(BufferedSource):
             return ended, had_frames
         self._hanging.append(thread)
         if opened:
-            self._tell("stalled", f"{self.source_id} gave no frame for {stall_s:g} s", seconds=stall_s)
-            return f"no frame for {stall_s:g} s", had_frames
+            self._tell("stalled", f"{self.source_id} gave {gave} for {stall_s:g} s", seconds=stall_s)
+            if gave == "no whole frame":
+                thread.join(stall_s)  # it does not hang: its next frame ends it, and the device is free
+            return f"{gave} for {stall_s:g} s", had_frames
         return f"not opened within {1.5 * open_s:g} s", had_frames
 
     def _capture(self, generation: int) -> None:
@@ -277,7 +281,12 @@ class LiveSource(BufferedSource):
                         self._buffer.count_late()
                     return "it gave no more frames"
                 image, at_s, monotonic_s = found
-                self._last_frame_s = time.monotonic()
+                if image is None:
+                    # No sign of life: a camera that gives nothing else is opened anew, and may be given up.
+                    self._gave = "no whole frame"
+                else:
+                    self._had_frames, self._gave = True, "no frame"
+                    self._last_frame_s = time.monotonic()
                 index = self._index
                 self._index += 1
             if image is None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
 from cada_edge.runtime.source_base import Source
-from cada_edge.runtime.stream_events import OnStatus, make_event, tell
+from cada_edge.runtime.stream_events import OnStatus, make_event
 
 __all__ = ["ReadAheadSource"]
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_WAIT_S = 5.0
+"""For the thread, at the end: a caller's generator may wait for a camera that gives no frame."""
 
 
 class ReadAheadSource(BufferedSource):
@@ -17,7 +23,8 @@ class ReadAheadSource(BufferedSource):
 
     With ``latest`` or ``drop-oldest`` a generator around a camera becomes a live source; with ``block`` files
     are decoded ahead. Where frames carry numbers of their own (an iterable of `Frame` objects), missing ones
-    are counted as gaps. An `ImageReadError` of a source with ``on_error="raise"`` ends it.
+    are counted as gaps. An `ImageReadError` of a source with ``on_error="raise"`` ends it. What a generator
+    raises when it is closed is raised by `close`, unless another error came before.
     """
 
     def __init__(
@@ -38,10 +45,12 @@ class ReadAheadSource(BufferedSource):
             on_status: Called with an event for each gap, and at the end.
             changed: As for `FrameBuffer`.
         """
-        super().__init__(source.source_id, FrameBuffer(policy, capacity, changed=changed))
+        buffer = FrameBuffer(policy, capacity, changed=changed)
+        super().__init__(source.source_id, buffer, on_status=on_status)
         self._source = source
-        self._on_status = on_status
         self._corrupt_seen = 0
+        self._failure: BaseException | None = None
+        self._is_left_behind = False
         self._thread = threading.Thread(target=self._pump, name=f"capture {source.source_id}", daemon=True)
         self._thread.start()
 
@@ -51,28 +60,35 @@ class ReadAheadSource(BufferedSource):
         return self._source.length
 
     def _pump(self) -> None:
-        last: int | None = None
+        error: BaseException | None = None
         try:
-            for frame in self._source:
-                # A frame that could not be read leaves a gap in the index too, which is none of the source's.
-                skipped = self._count_corrupt()
-                missing = 0 if last is None else frame.index - last - 1 - skipped
-                if missing > 0:
-                    self._tell_gap(missing)
-                last = frame.index
-                if not self._buffer.put(frame):
-                    break
-            else:
-                message = f"{self.source_id} has no more frames"
-                tell(self._on_status, make_event("ended", self.source_id, message))
-            self._buffer.finish()
-        except BaseException as error:
+            self._hand_over()
+        except BaseException as raised:
             # It belongs to whoever takes the frames: there it is raised.
-            self._count_corrupt()
-            self._buffer.finish(error)
-        finally:
-            self._count_corrupt()
+            error = raised
+        self._count_corrupt()
+        try:
             self._source.close()
+        except BaseException as raised:
+            if error is not None or self._is_left_behind:
+                _log.error("Closing %s failed", self.source_id, exc_info=raised)
+            elif self._buffer.closed:
+                self._failure = raised
+            error = error or raised
+        self._buffer.finish(error)
+
+    def _hand_over(self) -> None:
+        last: int | None = None
+        for frame in self._source:
+            # A frame that could not be read leaves a gap in the index too, which is none of the source's.
+            skipped = self._count_corrupt()
+            missing = 0 if last is None else frame.index - last - 1 - skipped
+            if missing > 0:
+                self._tell_gap(missing)
+            last = frame.index
+            if not self._buffer.put(frame):
+                return
+        self._report(make_event("ended", self.source_id, f"{self.source_id} has no more frames"))
 
     def _count_corrupt(self) -> int:
         """Take over what the source counted as corrupt since the last call."""
@@ -85,9 +101,12 @@ class ReadAheadSource(BufferedSource):
     def _tell_gap(self, frames: int) -> None:
         self._buffer.count_gap(frames)
         message = f"{frames} frames of {self.source_id} never came, by its own numbering"
-        tell(self._on_status, make_event("gap", self.source_id, message, frames=frames))
+        self._report(make_event("gap", self.source_id, message, frames=frames))
 
     def _release(self) -> None:
         self._buffer.close()
-        # A caller's generator may wait for a camera that gives no frame: it is not waited for forever.
-        self._thread.join(5.0)
+        self._thread.join(_LONGEST_WAIT_S)
+        self._is_left_behind = True
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure

@@ -55,12 +55,12 @@ def wait_for(events: list[StatusEvent], kind: str, count: int = 1) -> None:
 
 
 @pytest.fixture
-def silent_port() -> Iterator[int]:
+def silent_port() -> Iterator[socket.socket]:
     """A port that takes connections and never says a word."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
-        yield listener.getsockname()[1]
+        yield listener
 
 
 def test_a_torn_image_is_corrupt_and_never_half_a_frame() -> None:
@@ -75,6 +75,47 @@ def test_a_torn_image_is_corrupt_and_never_half_a_frame() -> None:
         assert source.corrupt >= 5
     assert [event.kind for event in events] == ["opened", "corrupt"]
     assert events[1].data == {"index": 1, "corrupt": 1}
+
+
+def test_a_camera_that_gives_torn_images_alone_is_given_up() -> None:
+    torn = FRAMES[1][: len(FRAMES[1]) // 2]
+    events: list[StatusEvent] = []
+    with (
+        CameraServer(ServedCamera((torn,), fps=50)) as server,
+        open_source(
+            server.url,
+            camera=OPTIONS,
+            reconnect=Reconnect(0.05, 0.1, limit=1),
+            on_status=events.append,
+        ) as source,
+        pytest.raises(SourceLostError, match="no whole frame for 1 s; 1 attempts to open it again failed"),
+    ):
+        next(source)
+    kinds = [event.kind for event in events if event.kind != "corrupt"]
+    once = ["opened", "stalled", "lost"]
+    assert kinds == [*once, "retrying", *once, "gave_up"]
+    assert source.counts.captured == source.counts.corrupt + source.counts.dropped > 20
+
+
+def test_a_host_that_says_nothing_holds_up_no_other(silent_port: socket.socket) -> None:
+    address = f"http://127.0.0.1:{silent_port.getsockname()[1]}/line"
+    dead_events: list[StatusEvent] = []
+    events: list[StatusEvent] = []
+    patient = CameraOptions(open_timeout_s=60)
+    with (
+        CameraServer(ServedCamera(FRAMES, fps=50)) as server,
+        open_source(address, camera=patient, reconnect=QUICK, on_status=dead_events.append),
+    ):
+        connection, _ = silent_port.accept()
+        with (
+            connection,
+            open_source(
+                server.url, policy="block", camera=patient, reconnect=QUICK, on_status=events.append
+            ) as source,
+        ):
+            assert shown(source, 3) == [0, 1, 2]
+            assert not dead_events, "it was still being opened"
+    assert [event.kind for event in events] == ["opened"]
 
 
 def test_a_line_that_is_cut_within_a_frame_costs_that_frame_alone() -> None:
@@ -130,11 +171,11 @@ def test_a_server_that_falls_silent_is_a_stall() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
-def test_opening_takes_no_longer_than_its_timeout(silent_port: int, scheme: str) -> None:
+def test_opening_takes_no_longer_than_its_timeout(silent_port: socket.socket, scheme: str) -> None:
     started = time.monotonic()
     with (
         open_source(
-            f"{scheme}://me:s3cr3t@127.0.0.1:{silent_port}/line",
+            f"{scheme}://me:s3cr3t@127.0.0.1:{silent_port.getsockname()[1]}/line",
             camera=CameraOptions(open_timeout_s=0.4),
             reconnect=Reconnect(0, 0, limit=0),
         ) as source,

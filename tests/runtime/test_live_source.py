@@ -92,7 +92,7 @@ def open_live() -> Iterator[Open]:
     def start(device: DeviceDouble, **options: Any) -> tuple[LiveSource, list[StatusEvent]]:
         events: list[StatusEvent] = []
         values = {"camera": OPTIONS, "reconnect": QUICK, "policy": "block", **options}
-        source = LiveSource(ADDRESS, on_status=events.append, connect=device, **values)
+        source = LiveSource(ADDRESS, connect=device, **{"on_status": events.append, **values})
         opened.append((source, device))
         return source, events
 
@@ -223,6 +223,40 @@ def test_corrupt_frames_are_counted_and_passed_over_with_one_event(open_live: Op
     (event,) = (event for event in events if event.kind == "corrupt")
     assert event.data["index"] == 1
     assert add_up(source)
+
+
+def test_a_camera_that_gives_corrupt_frames_alone_is_opened_anew_and_given_up(open_live: Open) -> None:
+    device = DeviceDouble([SMALL], [CORRUPT] * 100_000, interval_s=0.005)
+    source, events = open_live(device, reconnect=Reconnect(0.01, 0.01, 0, limit=2))
+    assert next(source).index == 0
+    wait_for(lambda: "gave_up" in kinds(events))
+    told = [event for event in events if event.kind == "stalled"]
+    assert [event.message for event in told] == ["rtsp://***@cam/1 gave no whole frame for 0.2 s"] * 2
+    assert [event.data["attempt"] for event in events if event.kind == "retrying"] == [1, 2]
+    wait_for(lambda: device.closed == 3)
+    with pytest.raises(SourceLostError, match=r"no whole frame for 0\.2 s; 2 attempts"):
+        next(source)
+    assert source.counts.captured == 1 + source.counts.corrupt + source.counts.dropped
+    assert source.counts.dropped <= 2
+
+
+def test_a_listener_that_comes_later_hears_the_newest_event_and_all_others(open_live: Open) -> None:
+    source, events = open_live(DeviceDouble([SMALL], SourceError("away")), on_status=None)
+    assert events == []
+    assert next(source).index == 0
+    source.listen(events.append)
+    wait_for(lambda: kinds(events).count("retrying") >= 3)
+    # Of what came before it has heard one event at most: how the source was then.
+    assert kinds(events)[:6] in (
+        ["opened", "lost", "retrying", "lost", "retrying", "lost"],
+        ["lost", "retrying", "lost", "retrying", "lost", "retrying"],
+        ["retrying", "lost", "retrying", "lost", "retrying", "lost"],
+    )
+    others: list[StatusEvent] = []
+    source.listen(others.append)
+    count = len(events)
+    wait_for(lambda: len(events) > count)
+    assert others == []
 
 
 def test_a_driver_that_raises_is_a_lost_source(open_live: Open) -> None:

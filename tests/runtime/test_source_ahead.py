@@ -113,6 +113,38 @@ def test_an_error_of_the_generator_comes_after_its_frames_and_close_ends_it() ->
     assert isinstance(source, ReadAheadSource)
 
 
+def test_what_a_generator_raises_when_it_is_closed_is_raised_by_close() -> None:
+    def camera() -> Iterator[np.ndarray]:
+        try:
+            while True:
+                yield GREY
+        finally:
+            raise RuntimeError("StopGrabbing failed")
+
+    source = open_source(camera(), policy="latest")
+    next(source)
+    with pytest.raises(RuntimeError, match="StopGrabbing failed"):
+        source.close()
+    source.close()
+    assert source.counts.waiting == 0
+
+
+def test_what_closing_raises_hides_no_error_before_it(caplog: pytest.LogCaptureFixture) -> None:
+    def camera() -> Iterator[object]:
+        try:
+            yield GREY
+            yield 7
+        finally:
+            raise RuntimeError("StopGrabbing failed")
+
+    with open_source(camera(), policy="block") as source:
+        next(source)
+        with pytest.raises(SourceError, match="Item 1 of iterable is of type int"):
+            next(source)
+    assert "Closing iterable failed" in caplog.text
+    assert "StopGrabbing failed" in caplog.text
+
+
 def test_a_function_that_grabs_is_a_source() -> None:
     items = [GREY, GREY + 1, None, GREY]
     with open_source(lambda: items.pop(0)) as source:
