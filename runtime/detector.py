@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cada_edge.errors import BackendError, ClosedError, ConfigError, ModelMismatchError
+from cada_edge.errors import BackendError, ClosedError, ConfigError, ModelMismatchError, ThreadOwnerError
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.backend import Backend, Outputs, choose_backend
 from cada_edge.runtime.batches import InferredBatch, PreparedBatch, list_frames
@@ -183,8 +183,13 @@ class Detector:
         """Undo `lend`, in the thread that opened the model: the next call opens it again."""
         with self._lock:
             if self._state == "open" and self._backend.has_owner:
-                self._backend.close()
+                # First: what has failed to close is not open either.
                 self._state = "new"
+                try:
+                    self._backend.close()
+                except ThreadOwnerError:
+                    self._state = "open"  # in the thread that it belongs to
+                    raise
 
     def __enter__(self) -> Self:
         return self.open()
@@ -198,8 +203,12 @@ class Detector:
         """Free the model; harmless when called twice. A closed detector cannot be opened again."""
         with self._lock:
             if self._state != "closed":
-                self._backend.close()
-                self._state = "closed"
+                before, self._state = self._state, "closed"
+                try:
+                    self._backend.close()
+                except ThreadOwnerError:
+                    self._state = before
+                    raise
 
     def __call__(self, frame: NDArray[Any] | Frame) -> Detection:
         """Inspect one frame.

@@ -74,6 +74,11 @@ class FairBatches:
             self._is_stopping = True
             self._changed.notify_all()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._is_stopping
+
     def fail(self, error: BaseException) -> None:
         """Raise an error at the next `take`, after the frames that were taken before it."""
         self._error = self._error or error

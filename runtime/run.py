@@ -7,11 +7,12 @@ Everything between two stages is bounded. What a thread raises ends the run in o
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from cada_edge.runtime.live_source import LiveSource
 from cada_edge.runtime.run_options import RunOptions, RunStats
 from cada_edge.runtime.source_ahead import ReadAheadSource
 from cada_edge.runtime.source_base import Frame
-from cada_edge.runtime.sources import open_source
+from cada_edge.runtime.sources import open_source, source_name
 from cada_edge.runtime.stream_events import OnStatus, StatusEvent, make_event, tell
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ _RECENT = 1000
 
 
 class Run:
-    """A running inspection; a context manager that stops and joins."""
+    """A running inspection; a context manager that stops and joins.
+
+    A KeyboardInterrupt that comes when it was already told to stop ends the block at once, without joining.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Run:
         self._prepared: Handoff[tuple[PreparedBatch, list[Frame]]] = Handoff()
         self._inferred: Handoff[tuple[InferredBatch, list[Frame]]] = Handoff()
         self._live: set[str] = set()
+        self._dropped_before_refused: Counter[str] = Counter()
         self._sources = self._open(sources)
         self._batches = FairBatches(
             self._sources,
@@ -88,7 +93,7 @@ class Run:
                 source.close()
             raise
         self._threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=f"cada-edge {name}", daemon=True)
+            threading.Thread(target=work, name=f"cada-edge {name}", daemon=True)
             for name, work in (("prepare", self._prepare), ("infer", self._infer), ("deliver", self._deliver))
         ]
         for thread in self._threads:
@@ -99,8 +104,10 @@ class Run:
         options = self._options
         try:
             for source in sources:
+                name = _unused(source_name(source), opened)
                 found = open_source(
                     source,
+                    source_id=name,
                     on_error=options.on_error,
                     policy=options.policy,
                     capacity=options.capacity,
@@ -109,30 +116,31 @@ class Run:
                     on_status=self._tell,
                     changed=self._changed,
                 )
-                is_live = isinstance(found, LiveSource)
+                if isinstance(found, LiveSource):
+                    self._live.add(name)
                 if isinstance(source, BufferedSource):
                     # Its own policy holds: a second buffer behind it would let its frames grow old.
                     source.buffer.notify_also(self._changed)
+                    if self._listener is not None:
+                        source.listen(self._listener_of(name))
                 if not isinstance(found, BufferedSource):
                     found = ReadAheadSource(
                         found,
                         policy=options.policy or "block",
                         capacity=options.capacity,
-                        on_status=self._tell,
+                        on_status=self._listener_of(name),
                         changed=self._changed,
                     )
-                name, number = found.source_id, 1
-                while name in opened:
-                    number += 1
-                    name = f"{found.source_id} ({number})"
                 opened[name] = found
-                if is_live:
-                    self._live.add(name)
         except BaseException:
             for each in opened.values():
                 each.close()
             raise
         return opened
+
+    def _listener_of(self, name: str) -> OnStatus:
+        """Return a listener that tells of a source by its name in this run, which an open one may lack."""
+        return lambda event: self._tell(dataclasses.replace(event, source_id=name))
 
     @property
     def stats(self) -> RunStats:
@@ -211,9 +219,13 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        was_stopping = self._batches.is_stopping
         self.stop()
         if kind is None:
             self.join()
+            return
+        if was_stopping and issubclass(kind, KeyboardInterrupt):
+            # A second Ctrl-C: whoever gives it will not wait for a listener that hangs.
             return
         try:
             self.join()
@@ -225,7 +237,7 @@ class Run:
         tell(self._listener, event)
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """Do a stage's work; whatever it raises ends the whole run, and the first error is kept.
+        """Do a part of a stage's work; whatever it raises ends the run, and the first error is kept.
 
         The stages before it stop, those after it finish what they have.
         """
@@ -233,29 +245,40 @@ class Run:
             work()
         except BaseException as error:
             with self._state:
-                self._error = self._error or error
+                first, self._error = self._error, self._error or error
+            if first is not None:
+                _log.error("The run that had failed failed once more at its end", exc_info=error)
             self.stop()
 
     def _prepare(self) -> None:
         """Take frames in fair batches and make them what the model takes."""
-        try:
-            # A frame is taken when there is room for it, and not before: it would only grow old in our hands.
-            while self._prepared.wait_for_room() and (frames := self._batches.take()) is not None:
-                try:
-                    prepared = self._detector.prepare(frames)
-                except FrameError:
-                    frames = self._without_refused(frames)
-                    if not frames:
-                        continue
-                    prepared = self._detector.prepare(frames)
-                if not self._prepared.put((prepared, frames)):
-                    return
-            if self._batches.lost is not None:
-                raise self._batches.lost
-        finally:
-            for source in self._sources.values():
-                source.close()
-            self._prepared.finish()
+        self._guarded(self._prepare_batches)
+        for source in self._sources.values():
+            self._guarded(source.close)
+        self._prepared.finish()
+
+    def _prepare_batches(self) -> None:
+        # A frame is taken when there is room for it, and not before: it would only grow old in our hands.
+        while self._prepared.wait_for_room() and (frames := self._batches.take()) is not None:
+            frames = [self._with_earlier_drops(frame) for frame in frames]
+            try:
+                prepared = self._detector.prepare(frames)
+            except FrameError:
+                frames = self._without_refused(frames)
+                if not frames:
+                    continue
+                prepared = self._detector.prepare(frames)
+            if not self._prepared.put((prepared, frames)):
+                return
+        if self._batches.lost is not None:
+            raise self._batches.lost
+
+    def _with_earlier_drops(self, frame: Frame) -> Frame:
+        """Add what was dropped before refused frames of its source: no result of theirs tells it."""
+        dropped = self._dropped_before_refused.pop(frame.source_id, 0)
+        if not dropped:
+            return frame
+        return dataclasses.replace(frame, dropped_before=frame.dropped_before + dropped)
 
     def _without_refused(self, frames: list[Frame]) -> list[Frame]:
         """Leave out live frames that the model cannot take; of anything else it ends the run.
@@ -267,6 +290,7 @@ class Run:
         for frame in frames:
             if frame.source_id in ended:
                 continue
+            frame = self._with_earlier_drops(frame)
             try:
                 self._detector.prepare([frame])
                 kept.append(frame)
@@ -275,6 +299,7 @@ class Run:
                     ended.add(frame.source_id)
                     self._batches.fail(error)
                     continue
+                self._dropped_before_refused[frame.source_id] += frame.dropped_before
                 with self._state:
                     self._refused += 1
                 self._tell_refused(frame, error)
@@ -296,29 +321,40 @@ class Run:
 
     def _infer(self) -> None:
         """Run the model; a detector that was lent is opened and closed here."""
-        try:
-            while (item := self._prepared.take()) is not None:
-                prepared, frames = item
-                if not self._inferred.put((self._detector.infer(prepared), frames)):
-                    return
-        finally:
-            self._prepared.close()
-            self._detector.give_back()
-            self._inferred.finish()
+        self._guarded(self._infer_batches)
+        self._prepared.close()
+        self._guarded(self._detector.give_back)
+        self._inferred.finish()
+
+    def _infer_batches(self) -> None:
+        while (item := self._prepared.take()) is not None:
+            prepared, frames = item
+            if not self._inferred.put((self._detector.infer(prepared), frames)):
+                return
 
     def _deliver(self) -> None:
         """Give the verdicts, in order."""
-        try:
-            while (item := self._inferred.take()) is not None:
-                inferred, frames = item
-                for detection, frame in zip(self._detector.finish(inferred), frames, strict=True):
-                    now = time.monotonic()
-                    with self._state:
-                        self._inspected += 1
-                        self._anomalous += detection.is_anomalous is True
-                        self._recent.append((now, (now - frame.captured_monotonic_s) * 1e3))
-                    if self._on_result is not None:
-                        self._on_result(detection, frame)
-        finally:
-            self._inferred.close()
-            self._ended_s = time.monotonic()
+        self._guarded(self._deliver_batches)
+        self._inferred.close()
+        self._ended_s = time.monotonic()
+
+    def _deliver_batches(self) -> None:
+        while (item := self._inferred.take()) is not None:
+            inferred, frames = item
+            for detection, frame in zip(self._detector.finish(inferred), frames, strict=True):
+                now = time.monotonic()
+                with self._state:
+                    self._inspected += 1
+                    self._anomalous += detection.is_anomalous is True
+                    self._recent.append((now, (now - frame.captured_monotonic_s) * 1e3))
+                if self._on_result is not None:
+                    self._on_result(detection, frame)
+
+
+def _unused(wanted: str, names: Collection[str]) -> str:
+    """Return a name that is not among others: the wanted one, or that with a number."""
+    name, number = wanted, 1
+    while name in names:
+        number += 1
+        name = f"{wanted} ({number})"
+    return name

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from cada_edge.runtime.draw import heatmap
 from cada_edge.runtime.live_page import LivePage
 from cada_edge.runtime.live_source import LiveSource, Reconnect
 from cada_edge.runtime.run_options import RunOptions
-from cada_edge.runtime.stream_events import StatusEvent
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.needs_system("chromium")]
 
@@ -62,17 +61,15 @@ class Line:
         self.rejects = 0
         self.page = page
         self.run = detector.run(
-            self._source("left", page.tell),
-            self._source("right", page.tell, of=Line.__new__(Line)),
+            self._source("left"),
+            self._source("right", of=Line.__new__(Line)),
             on_result=page.put,
             on_status=page.tell,
             options=RunOptions(batch=2),
         )
         page.watch(self.run)
 
-    def _source(
-        self, name: str, on_status: Callable[[StatusEvent], None], *, of: Line | None = None
-    ) -> LiveSource:
+    def _source(self, name: str, *, of: Line | None = None) -> LiveSource:
         line = of or self
         if of is not None:
             of.is_cut, of.rejects = threading.Event(), 0  # this one is never cut
@@ -86,7 +83,6 @@ class Line:
             LiveAddress("network", f"rtsp://me:secret@{name}/1", f"rtsp://***@{name}/1"),
             reconnect=Reconnect(0.5, 0.5, 0),
             policy="block",  # every reject is seen, however slow the machine
-            on_status=on_status,
             connect=connect,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ import pytest
 from cada_edge.errors import (
     ClosedError,
     ConfigError,
+    CudaError,
     FrameError,
     ImageReadError,
     SourceError,
@@ -25,10 +27,11 @@ from cada_edge.runtime.camera import CameraOptions, LiveAddress
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.detector import Detector
 from cada_edge.runtime.live_source import LiveSource, Reconnect
+from cada_edge.runtime.run import Run
 from cada_edge.runtime.run_options import RunOptions
 from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.sources import open_source
-from cada_edge.runtime.stream_events import StatusEvent, StreamCounts
+from cada_edge.runtime.stream_events import OnStatus, StatusEvent, StreamCounts
 
 pytestmark = pytest.mark.alone
 
@@ -299,7 +302,29 @@ class CameraDouble:
         pass
 
 
-def live(sizes: list[int], name: str) -> LiveSource:
+class GatedCamera:
+    """A connection that gives the frames that it is told to, of these sizes; None: it is lost."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self._sizes: queue.Queue[int | None] = queue.Queue()
+
+    def give(self, *sizes: int | None) -> None:
+        for size in sizes:
+            self._sizes.put(size)
+
+    def read(self) -> tuple[Any | None, float, float] | None:
+        size = self._sizes.get()
+        if size is None:
+            return None
+        return np.zeros((size, size, 3), np.uint8), time.time(), time.monotonic()
+
+    def close(self) -> None:
+        pass
+
+
+def live(sizes: list[int], name: str, *, on_status: OnStatus | None = None) -> LiveSource:
     connections = iter([CameraDouble(sizes)])
 
     def connect(address: LiveAddress, options: CameraOptions) -> CameraDouble:
@@ -312,6 +337,7 @@ def live(sizes: list[int], name: str) -> LiveSource:
         source_id=name,
         reconnect=Reconnect(0.001, 0.001, 0, limit=1),
         policy="block",
+        on_status=on_status,
         connect=connect,
     )
 
@@ -367,6 +393,167 @@ def test_an_engine_is_lent_to_the_run_and_comes_back(
         run.join()
         assert listener.indices == list(range(20))
         assert detector(frame).score == pytest.approx(1)
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by an error"])
+def test_an_engine_that_does_not_close_ends_the_run_with_its_error(
+    tiny_engine: Path, tensorrt_double: Any, cuda_double: Any, ends: str
+) -> None:
+    def result(detection: Detection, frame: Frame) -> None:
+        cuda_double.fail["cuMemFree"] = 1
+        if ends == "by an error":
+            raise RuntimeError("the reject gate is stuck")
+
+    frame = np.full((16, 16, 3), 255, np.uint8)
+    with Detector(tiny_engine) as detector:
+        run = detector.run(images(3), on_result=result)
+        wanted = CudaError if ends == "by itself" else RuntimeError
+        with pytest.raises(wanted):
+            run.join(30)
+        assert not run.is_alive
+        # What it had open is gone: it is opened anew.
+        assert detector(frame).score == pytest.approx(1)
+
+
+def test_a_detector_that_does_not_close_is_closed(
+    tiny_engine: Path, tensorrt_double: Any, cuda_double: Any
+) -> None:
+    detector = Detector(tiny_engine).open()
+    cuda_double.fail["cuMemFree"] = 1
+    with pytest.raises(CudaError):
+        detector.close()
+    detector.close()
+    with pytest.raises(ClosedError):
+        detector(np.zeros((16, 16, 3), np.uint8))
+
+
+def test_another_threads_engine_stays_its_own(
+    tiny_engine: Path, tensorrt_double: Any, cuda_double: Any
+) -> None:
+    frame = np.full((16, 16, 3), 255, np.uint8)
+    detector = Detector(tiny_engine).open()
+    errors: list[BaseException] = []
+
+    def other() -> None:
+        for call in (detector.give_back, detector.close):
+            try:
+                call()
+            except ThreadOwnerError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert len(errors) == 2
+    assert detector(frame).score == pytest.approx(1)
+    detector.close()
+
+
+def test_cameras_of_one_name_are_told_apart_in_their_events_too(detector: Detector) -> None:
+    """Real sockets that refuse: two channels of one recorder, whose addresses differ in what is redacted."""
+    events: list[StatusEvent] = []
+    address = "http://me:{}@127.0.0.1:9/line"
+    options = RunOptions(reconnect=Reconnect(0, 0, limit=0))
+    run = detector.run(
+        address.format("left"), address.format("right"), on_status=events.append, options=options
+    )
+    with pytest.raises(SourceLostError):
+        run.join()
+    name = "http://***@127.0.0.1:9/line"
+    assert set(run.stats.sources) == {name, f"{name} (2)"}
+    for source in run.stats.sources:
+        own = [event for event in events if event.source_id == source]
+        assert [event.kind for event in own] == ["lost", "gave_up"]
+        assert all(event.message.startswith(f"{source} is ") for event in own)
+
+
+def test_open_sources_of_one_name_are_told_apart_too(detector: Detector) -> None:
+    events: list[StatusEvent] = []
+    listener = Listener()
+    sources = [open_source(images(2), source_id="belt", policy="block") for _ in range(2)]
+    plain = open_source(images(2), source_id="belt")
+    detector.run(*sources, plain, on_result=listener.result, on_status=events.append).join()
+    names = {"belt", "belt (2)", "belt (3)"}
+    assert {frame.source_id for _, frame in listener.results} == names
+    assert {event.source_id for event in events if event.kind == "ended"} == names
+
+
+def test_an_open_source_tells_the_run_unless_it_has_a_listener(detector: Detector) -> None:
+    ours: list[StatusEvent] = []
+    events: list[StatusEvent] = []
+    left = live([20] * 2, "left")
+    right = live([20] * 2, "right", on_status=ours.append)
+    with pytest.raises(SourceLostError):
+        detector.run(left, right, on_status=events.append).join()
+    assert {event.source_id for event in events} == {"left"}
+    assert events[-1].kind == "gave_up"
+    assert {event.source_id for event in ours} == {"right"}
+    assert ours[-1].kind == "gave_up"
+
+
+def test_what_a_camera_raises_when_it_is_closed_reaches_the_caller(detector: Detector) -> None:
+    def camera() -> Iterator[np.ndarray]:
+        try:
+            while True:
+                yield from images(1)
+        finally:
+            raise RuntimeError("StopGrabbing failed")
+
+    listener = Listener()
+    run = detector.run(camera(), images(5), on_result=listener.result)
+    wait_until(lambda: len(listener.results) > 5)
+    run.stop()
+    with pytest.raises(RuntimeError, match="StopGrabbing failed"):
+        run.join()
+    assert all(counts.waiting == 0 for counts in run.stats.sources.values())
+
+
+def test_drops_before_a_refused_frame_are_told_with_the_next(
+    write_tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_tiny_model(tmp_path / "fixed.onnx", frame_hw=(16, 16))
+    camera = GatedCamera()
+    listener = Listener()
+    source = LiveSource(
+        ADDRESS, source_id="cam", reconnect=Reconnect(0, 0, 0, limit=0), connect=lambda *_: camera
+    )
+    with Detector(path) as detector:
+        run = detector.run(source, on_result=listener.result, options=RunOptions(batch=2))
+        run.pause()
+        camera.give(16, 16, 20)
+        wait_until(lambda: source.counts.dropped == 2)
+        run.resume()
+        wait_until(lambda: run.stats.refused == 1)
+        camera.give(16)
+        wait_until(lambda: len(listener.results) == 1)
+        camera.give(None)
+        with pytest.raises(SourceLostError):
+            run.join()
+    assert [(frame.index, frame.dropped_before) for _, frame in listener.results] == [(3, 2)]
+    assert listener.results[0][0].dropped_before == 2
+    counts = source.counts
+    assert counts.delivered == run.stats.inspected + run.stats.refused
+
+
+def test_a_second_interrupt_does_not_wait_for_a_listener_that_hangs(detector: Detector) -> None:
+    leave = threading.Event()
+
+    def hang(detection: Detection, frame: Frame) -> None:
+        leave.wait(20)
+
+    def interrupted_twice() -> None:
+        with detector.run(images(100), on_result=hang) as run:
+            runs.append(run)
+            run.stop()  # as the handler of the first Ctrl-C does
+            raise KeyboardInterrupt
+
+    runs: list[Run] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+    assert not leave.is_set()
+    assert runs[0].is_alive
+    leave.set()
+    runs[0].join()
 
 
 def test_refusals(detector: Detector, tmp_path: Path) -> None:
