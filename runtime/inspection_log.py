@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from cada_edge.errors import ConfigError
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.picture_sinks import (
     ImageSink,
@@ -29,6 +30,9 @@ __all__ = ["InspectionLog"]
 
 _PICTURES = 16
 """Most pictures that wait for one folder or video: 100 MB of 1080p frames."""
+
+_ATTEMPTS = 3
+"""To write a picture that its disk is not to blame for."""
 
 
 class InspectionLog:
@@ -64,7 +68,8 @@ class InspectionLog:
             detector: Its model's sha256 goes into every record.
             records: Files that verdicts are appended to: .db (SQLite), .jsonl or .csv.
             images: Folder for annotated images of all frames.
-            rejects: Folder for annotated images of anomalous frames alone.
+            rejects: Folder for annotated images of anomalous frames alone; it may be the same one, and the
+                frame of a reject then has an image of each kind.
             rejects_limit_bytes: Most bytes of all rejects' images in it; the oldest are deleted. None for no
                 limit.
             video: File for an annotated video of all frames: .mkv, .avi or .mp4.
@@ -74,7 +79,8 @@ class InspectionLog:
             on_status: Called with ``sink_failed``, ``sink_recovered`` and ``sink_full``.
 
         Raises:
-            ConfigError: A file's extension is none of those, or a limit or rate is impossible.
+            ConfigError: A file's extension is none of those, a file of records was named twice, or a limit or
+                rate is impossible.
             OutputError: A file or folder cannot be written.
         """
         self._model_sha256 = detector.manifest.model_sha256
@@ -90,9 +96,10 @@ class InspectionLog:
         self._records: list[Recorder[Record]] = []
         self._rejects: tuple[RejectSink, Recorder[Picture]] | None = None
         try:
+            _require_different(records)
             for path in records:
                 self._records.append(Recorder(open_sink(path), on_status=on_status))
-                self._all[str(path)] = self._records[-1]
+                self._all[self._key(path, "records")] = self._records[-1]
             if self._images is not None:
                 make_folder(self._images)
             if self._video is not None:
@@ -100,7 +107,7 @@ class InspectionLog:
                 VideoSink(self._video, fps=video_fps)
             if rejects is not None:
                 sink = RejectSink(Path(rejects), limit_bytes=rejects_limit_bytes)
-                self._rejects = (sink, self._pictures(sink))
+                self._rejects = (sink, self._pictures(sink, "rejects"))
         except BaseException:
             self.close()
             raise
@@ -147,7 +154,7 @@ class InspectionLog:
             return None
         if name not in self._image_sinks:
             sink = ImageSink(self._images / name)
-            self._image_sinks[name] = (sink, self._pictures(sink))
+            self._image_sinks[name] = (sink, self._pictures(sink, "images"))
         return self._image_sinks[name]
 
     def _video_of(self, name: str) -> Recorder[Picture] | None:
@@ -155,20 +162,34 @@ class InspectionLog:
             return None
         if name not in self._videos:
             path = self._video.with_stem(f"{self._video.stem}_{name}") if name else self._video
-            self._videos[name] = self._pictures(VideoSink(path, fps=self._video_fps))
+            self._videos[name] = self._pictures(VideoSink(path, fps=self._video_fps), "video")
         return self._videos[name]
 
-    def _pictures(self, sink: ImageSink | VideoSink) -> Recorder[Picture]:
+    def _pictures(self, sink: ImageSink | VideoSink, kind: str) -> Recorder[Picture]:
         recorder: Recorder[Picture] = Recorder(
-            sink, on_status=self._on_status, interval_s=0.0, capacity=_PICTURES, keep="oldest"
+            sink,
+            on_status=self._on_status,
+            interval_s=0.0,
+            capacity=_PICTURES,
+            keep="oldest",
+            batch=1,
+            attempts=_ATTEMPTS,
         )
-        self._all[str(sink.path)] = recorder
+        self._all[self._key(sink.path, kind)] = recorder
         return recorder
+
+    def _key(self, path: str | Path, kind: str) -> str:
+        """Return the name that a recorder has in `stats`: rejects may go to the folder of all images."""
+        shares = kind == "rejects" and self._images == Path(path)
+        return f"{path} ({kind})" if shares or str(path) in self._all else str(path)
 
     @property
     def stats(self) -> dict[str, RecorderStats]:
-        """Path of each file and folder -> what became of what was put there."""
-        return {name: recorder.stats for name, recorder in self._all.items()}
+        """Path of each file and folder -> what became of what was put there.
+
+        Rejects in the folder of all images stand apart, as "FOLDER (rejects)".
+        """
+        return {name: recorder.stats for name, recorder in list(self._all.items())}
 
     def close(self) -> dict[str, RecorderStats]:
         """Write what waits, and end; harmless when called twice.
@@ -176,7 +197,7 @@ class InspectionLog:
         Returns:
             What became of everything, as in `stats`.
         """
-        return {name: recorder.close() for name, recorder in self._all.items()}
+        return {name: recorder.close() for name, recorder in list(self._all.items())}
 
     def __enter__(self) -> InspectionLog:
         return self
@@ -185,3 +206,15 @@ class InspectionLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _require_different(records: Sequence[str | Path]) -> None:
+    """Refuse a file that is named twice: each verdict would be in it twice."""
+    seen: set[Path] = set()
+    for path in records:
+        real = Path(path).resolve()
+        if real in seen:
+            raise ConfigError(
+                f"The file {path} came twice for records; wanted each file once. Leave one --record out."
+            )
+        seen.add(real)

@@ -1,7 +1,12 @@
-"""Annotated frames as files: images one by one, or a video. Each sink is used by one thread."""
+"""Annotated frames as files: images one by one, or a video. Each sink is used by one thread.
+
+A file that is written cannot be taken back with the rest of a batch: `Sink.write` is all or nothing of one
+picture, and their `Recorder` writes them one at a time.
+"""
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -105,15 +110,20 @@ class RejectSink(ImageSink):
         """Write each picture to its path, and delete the oldest ones beyond the limit."""
         for picture in records:
             super().write([picture])
-            size = picture.path.stat().st_size
-            self._make_room(size)
+            try:
+                size = picture.path.stat().st_size
+                self._make_room(size)
+            except OSError:
+                picture.path.unlink(missing_ok=True)
+                raise
             self._kept.append((picture.path, size))
             self._total += size
 
     def _make_room(self, size: int) -> None:
         while self._limit is not None and self._kept and self._total + size > self._limit:
-            path, freed = self._kept.popleft()
+            path, freed = self._kept[0]
             path.unlink(missing_ok=True)
+            self._kept.popleft()
             self._total -= freed
 
 
@@ -168,6 +178,8 @@ class VideoSink(Sink[Picture]):
         writer = self._cv2.VideoWriter(str(self.path.absolute()), codec, self._fps, size)
         if not writer.isOpened():
             writer.release()
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass  # where the disk refuses this too, its own error says why
             raise OSError(f"OpenCV cannot write a video of {size[0]}x{size[1]} pixels to {self.path}")
         self._writer, self._size = writer, size
         self._remember()
@@ -182,7 +194,9 @@ class VideoSink(Sink[Picture]):
 
 def _require_space(folder: Path) -> None:
     if shutil.disk_usage(folder).free < _SPARE_BYTES:
-        raise OSError(f"less than {_SPARE_BYTES >> 20} MiB are free on the disk of {folder}")
+        error = OSError(f"less than {_SPARE_BYTES >> 20} MiB are free on the disk of {folder}")
+        error.errno = errno.ENOSPC
+        raise error
 
 
 def file_label(source_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
@@ -16,10 +17,20 @@ from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event, tel
 __all__ = ["Recorder", "RecorderStats"]
 
 _LONGEST_WAIT_S = 30.0
-_BATCH = 5000
-"""Records in one transaction: after a long failure memory and the time of a write stay bounded."""
 _OVERFLOW_EVERY_S = 10.0
-"""Shortest time between two events of a full queue."""
+"""Shortest time between two events of records that are given up."""
+
+_OF_THE_DISK = frozenset(
+    number
+    for name in (
+        # Full, broken, read-only; a folder or share that is gone; permissions; a machine short of something.
+        *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "ENOENT", "ENOTDIR", "ENODEV", "ENXIO", "ESTALE"),
+        *("ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EACCES", "EPERM"),
+        *("EBUSY", "EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOMEM"),
+    )
+    if (number := getattr(errno, name, None)) is not None
+)
+"""Failures that pass, or that somebody repairs: what waits for them is written later."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Recorder(Generic[ItemT]):
         first_wait_s: float = 0.5,
         capacity: int = 100_000,
         keep: Literal["newest", "oldest"] = "newest",
+        batch: int = 5000,
+        attempts: int | None = None,
     ) -> None:
         """Start to write.
 
@@ -64,19 +77,26 @@ class Recorder(Generic[ItemT]):
             first_wait_s: Wait after a failed write; it doubles up to 30 s.
             capacity: Most records that wait, at least 1; 100,000 are about 50 MB.
             keep: Which of them stay when there are more: the newest, or those that were there first.
+            batch: Most records in one write, at least 1: after a long failure memory and the time of a write
+                stay bounded. 1 for a sink that cannot take back a part of what it wrote.
+            attempts: Failures in a row, at least 1, after which a write is given up and counted as lost where
+                no disk is to blame; None: never. For pictures, of which one may be impossible.
 
         Raises:
             ConfigError: An impossible capacity.
         """
-        if capacity < 1:
-            raise ConfigError(f"A capacity of {capacity} records came; wanted at least 1.")
+        for name, value in (("capacity", capacity), ("batch", batch), ("attempts", attempts)):
+            if value is not None and value < 1:
+                raise ConfigError(f"A {name} of {value} records came; wanted at least 1.")
+        self._batch = batch
+        self._attempts = attempts
         self._sink = sink
         self._on_status = on_status
         self._interval_s = interval_s
         self._first_wait_s = first_wait_s
         self._capacity = capacity
         self._keep = keep
-        self._overflow_told_s = float("-inf")
+        self._overflow_told_s = self._given_up_told_s = float("-inf")
         self._waiting: deque[ItemT] = deque()
         self._changed = threading.Condition()
         self._written = self._lost = self._in_hand = 0
@@ -156,21 +176,27 @@ class Recorder(Generic[ItemT]):
 
     def _work(self) -> None:
         wait_s = self._first_wait_s
-        while True:
-            batch = self._next_batch()
-            if batch is None:
-                break
+        failures = 0
+        while (batch := self._next_batch()) is not None:
             try:
                 self._sink.write(batch)
             except Exception as error:  # broad: whatever a sink raises, the records wait and are counted
+                is_of_the_disk = _errno_of(error) in _OF_THE_DISK
+                failures = 0 if is_of_the_disk else failures + 1
+                if failures == self._attempts:
+                    failures = 0
+                    self._give_up(error)
+                    continue
                 self._put_back(batch)
                 self._fail(error)
                 if not self._rest_after_failure(wait_s):
                     break
-                wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
+                if is_of_the_disk or self._attempts is None:
+                    wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
                 continue
             wait_s = self._first_wait_s
-            self._succeed(len(batch))
+            failures = 0
+            self._succeed()
         self._sink.close()
 
     def _next_batch(self) -> list[ItemT] | None:
@@ -180,14 +206,16 @@ class Recorder(Generic[ItemT]):
             if not self._waiting:
                 return None
             self._changed.wait_for(lambda: self._is_closing, self._interval_s)
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
             self._in_hand = len(batch)
             return batch
 
     def _put_back(self, batch: Sequence[ItemT]) -> None:
         with self._changed:
-            self._waiting.extendleft(reversed(batch))
-            self._in_hand = 0
+            # None in hand: `close` has not waited for this write, and counted it as lost.
+            if self._in_hand:
+                self._waiting.extendleft(reversed(batch))
+                self._in_hand = 0
 
     def _rest_after_failure(self, wait_s: float) -> bool:
         """Wait before the next attempt; False when there is no time left for one."""
@@ -205,16 +233,33 @@ class Recorder(Generic[ItemT]):
             is_new, self._is_failing = not self._is_failing, True
             waiting = len(self._waiting)
         if is_new:
-            reason = str(error).rstrip(".")
             self._tell(
                 "sink_failed",
-                f"{self._sink.path} does not take records: {reason}. {waiting} wait and are tried again",
+                f"{self._sink.path} does not take records: {_reason(error)}. {waiting} wait and are tried "
+                "again",
                 waiting=waiting,
             )
 
-    def _succeed(self, count: int) -> None:
+    def _give_up(self, error: Exception) -> None:
         with self._changed:
-            self._written += count
+            self._lost += self._in_hand
+            self._in_hand = 0
+            self._is_failing = True
+            lost = self._lost
+        now = time.monotonic()
+        if now - self._given_up_told_s >= _OVERFLOW_EVERY_S:
+            self._given_up_told_s = now
+            self._tell(
+                "sink_failed",
+                f"{self._sink.path} cannot take what came, which is given up: {_reason(error)}. {lost} are "
+                "lost",
+                lost=lost,
+            )
+
+    def _succeed(self) -> None:
+        with self._changed:
+            # 0 in hand where `close` has not waited for it: it stays lost, whatever the disk has of it.
+            self._written += self._in_hand
             self._in_hand = 0
             was_failing, self._is_failing = self._is_failing, False
             lost = self._lost
@@ -224,3 +269,17 @@ class Recorder(Generic[ItemT]):
                 f"{self._sink.path} takes records again; {lost} were given up",
                 lost=lost,
             )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(".")
+
+
+def _errno_of(error: BaseException) -> int | None:
+    """Return the system's number of a failure; our own errors carry it in their cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno
+        cause = cause.__cause__
+    return None

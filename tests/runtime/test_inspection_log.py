@@ -167,6 +167,59 @@ def test_a_full_disk_ends_no_inspection_and_the_pictures_come_later(
     assert len(list((tmp_path / "all").iterdir())) == 1
 
 
+def test_rejects_may_go_to_the_folder_of_all_images(detector: Detector, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with InspectionLog(detector, records=[tmp_path / "line.db"], images=out, rejects=out) as log:
+        put(log, 7)
+        log.put(detection(frame(7), score=2.0), frame(7))  # still in hand when it is closed
+    kept = {name: (each.written, each.waiting, each.lost) for name, each in log.stats.items()}
+    assert kept == {
+        str(tmp_path / "line.db"): (8, 0, 0),
+        f"{out} (rejects)": (4, 0, 0),
+        str(out): (8, 0, 0),
+    }
+    names = [path.name for path in out.iterdir()]
+    assert len(names) == 12
+    assert sum(name.endswith(".reject.jpg") for name in names) == 4
+
+
+def test_rejects_in_the_folder_of_one_source_are_counted_apart(detector: Detector, tmp_path: Path) -> None:
+    with InspectionLog(detector, images=tmp_path, rejects=tmp_path / "cam", per_source=True) as log:
+        put(log, 4)
+    assert {name: each.written for name, each in log.stats.items()} == {
+        str(tmp_path / "cam"): 2,
+        f"{tmp_path / 'cam'} (images)": 4,
+    }
+
+
+def test_a_file_of_records_is_named_once(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"The file \./x/\.\./line\.db came twice for records; wanted each"):
+        InspectionLog(detector, records=[tmp_path / "line.db", "./x/../line.db"])
+    assert list(tmp_path.glob("line*")) == []
+
+
+def test_a_picture_that_can_never_be_written_is_given_up(detector: Detector, tmp_path: Path) -> None:
+    """A name that is too long with our number before it, and a side beyond JPEG's 65,535 pixels."""
+    events: list[StatusEvent] = []
+    wide = Frame(np.zeros((2, 65_600, 3), np.uint8), 1, "cam", 1_795_000_000.0, 1.0)
+    named = Frame(frame(2).image, 2, "cam", 1_795_000_000.0, 1.0, tmp_path / f"{'x' * 248}.png")
+    with InspectionLog(detector, images=tmp_path / "all", on_status=events.append) as log:
+        for of in (wide, frame(0), named, frame(3)):
+            log.put(detection(of, score=0.5), of)
+        deadline = time.monotonic() + 60
+        while log.stats[str(tmp_path / "all")].waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
+    kept = log.stats[str(tmp_path / "all")]
+    assert (kept.written, kept.waiting, kept.lost) == (2, 0, 2)
+    assert len(list((tmp_path / "all").iterdir())) == 2
+    given_up = [event for event in events if "which is given up" in event.message]
+    assert len(given_up) == 1, "one event for many"
+    assert "OpenCV cannot write an image of shape (2, 65600, 3)" in given_up[0].message
+
+
 def test_what_cannot_be_written_is_refused_at_once(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="file cannot be written to"):

@@ -94,6 +94,51 @@ def test_a_reject_that_somebody_took_away_does_no_harm(tmp_path: Path) -> None:
     assert _sizes(tmp_path) == 0
 
 
+def test_a_reject_for_which_no_room_can_be_made_is_not_there_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = RejectSink(tmp_path, limit_bytes=None)
+    sink.write([picture(sink, frame(0))])
+    one = _sizes(tmp_path)
+    sink = RejectSink(tmp_path, limit_bytes=round(1.5 * one))
+    real = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if "_000000_" in path.name and not path.name.startswith("."):
+            raise PermissionError(13, "immutable", str(path))
+        real(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        for _ in range(3):
+            with pytest.raises(PermissionError):
+                sink.write([picture(sink, frame(1))])
+            assert [path.name.split("_")[1] for path in tmp_path.iterdir()] == ["000000"]
+    # Tried again: it is counted once, and the oldest goes.
+    sink.write([picture(sink, frame(1))])
+    assert [path.name.split("_")[1] for path in tmp_path.iterdir()] == ["000001"]
+    sink.write([picture(sink, frame(2))])
+    assert [path.name.split("_")[1] for path in tmp_path.iterdir()] == ["000002"]
+
+
+def test_a_video_whose_disk_refuses_says_what_the_disk_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codec that OpenCV lacks is no failure of the disk: the Recorder tells them apart by the number."""
+    sink = VideoSink(tmp_path / "line.avi", fps=10)
+    monkeypatch.setattr(picture_sinks, "VIDEO_SUFFIXES", {".avi": "????"})
+    with pytest.raises(OSError, match="OpenCV cannot write a video of 64x48 pixels") as error:
+        sink.write([picture(sink, frame(0))])
+    assert error.value.errno is None
+
+    def refuse(**options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match="Read-only file system"):
+        sink.write([picture(sink, frame(0))])
+
+
 def test_limits_and_folders_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="A limit of 0 bytes came; wanted more than 0, or None"):
         RejectSink(tmp_path, limit_bytes=0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cada_edge.errors import ConfigError
+from cada_edge.errors import ConfigError, OutputError
 from cada_edge.runtime.record import Record
 from cada_edge.runtime.recorder import Recorder, RecorderStats
 from cada_edge.runtime.sink_base import Sink
@@ -123,9 +125,103 @@ def test_close_tries_to_the_end_of_its_time_and_says_what_was_not_written() -> N
     assert recorder.stats == RecorderStats(0, 0, 5, True)
 
 
-def test_a_capacity_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="A capacity of 0 records came"):
-        Recorder(SinkDouble(), capacity=0)
+@pytest.mark.parametrize("name", ["capacity", "batch", "attempts"])
+def test_a_capacity_of_nothing_is_refused(name: str) -> None:
+    values: dict[str, Any] = {name: 0}
+    with pytest.raises(ConfigError, match=f"A {name} of 0 records came"):
+        Recorder(SinkDouble(), **values)
+
+
+class HangingSink(SinkDouble):
+    """Hangs in its first write, as a disk does, until it is let go; then it fails or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def write(self, records: Sequence[Record]) -> None:
+        self.entered.set()
+        self.leave.wait(30)
+        super().write(records)
+
+
+@pytest.mark.parametrize("error", [None, OSError("full")])
+def test_a_write_that_ends_after_close_is_counted_once(error: Exception | None) -> None:
+    sink = HangingSink()
+    sink.error = error
+    recorder = Recorder(sink, interval_s=0.0, batch=2)
+    for frame in range(5):
+        recorder.put(record(frame))
+    assert sink.entered.wait(30)
+    lost = recorder.close(0.0)
+    assert (lost.written, lost.waiting, lost.lost) == (0, 0, 5)
+    sink.leave.set()
+    wait_until(lambda: sink.closed == 1)
+    stats = recorder.stats
+    assert (stats.written, stats.waiting, stats.lost) == (0, 0, 5)
+
+
+def test_one_write_has_no_more_than_a_batch() -> None:
+    sink = SinkDouble()
+    sizes: list[int] = []
+    write = sink.write
+
+    def count(records: Sequence[Record]) -> None:
+        sizes.append(len(records))
+        write(records)
+
+    sink.write = count  # type: ignore[method-assign]
+    recorder = Recorder(sink, interval_s=0.05, batch=3)
+    for frame in range(20):
+        recorder.put(record(frame))
+    assert recorder.close() == RecorderStats(20, 0, 0, False)
+    assert sink.frames == list(range(20))
+    assert max(sizes) <= 3
+
+
+class PickySink(SinkDouble):
+    """Never takes frame 1, for a reason of the frame's or the disk's own."""
+
+    tries = 0
+
+    def write(self, records: Sequence[Record]) -> None:
+        if self.error is not None and any(each.frame == 1 for each in records):
+            self.tries += 1
+            raise OutputError("wrapped, as our own errors are") from self.error
+        self.frames += [each.frame for each in records]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENAMETOOLONG, "name too long"), ValueError("65,535"), OSError("OpenCV cannot")]
+)
+def test_what_can_never_be_written_is_given_up_and_the_rest_written(error: Exception) -> None:
+    sink, events = PickySink(), list[StatusEvent]()
+    sink.error = error
+    recorder = Recorder(sink, on_status=events.append, interval_s=0.0, first_wait_s=0.01, batch=1, attempts=3)
+    for frame in range(4):
+        recorder.put(record(frame))
+    wait_until(lambda: recorder.stats == RecorderStats(3, 0, 1, False))
+    assert sink.frames == [0, 2, 3]
+    assert sink.tries == 3
+    assert [event.kind for event in events] == ["sink_failed", "sink_failed", "sink_recovered"]
+    assert "cannot take what came, which is given up: wrapped" in events[1].message
+    assert events[1].data == {"lost": 1}
+    recorder.close()
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EIO", "EROFS", "EDQUOT", "ENOENT", "EACCES"])
+def test_what_a_disk_refuses_waits_for_it(name: str) -> None:
+    sink = PickySink()
+    sink.error = OSError(getattr(errno, name), "refused")
+    recorder = Recorder(sink, interval_s=0.0, first_wait_s=0.001, batch=1, attempts=3)
+    for frame in range(4):
+        recorder.put(record(frame))
+    wait_until(lambda: sink.tries > 6)
+    assert recorder.stats.lost == 0
+    sink.error = None
+    wait_until(lambda: recorder.stats == RecorderStats(4, 0, 0, False))
+    assert sink.frames == [0, 1, 2, 3]
+    recorder.close()
 
 
 # Forks a writer for each line of stdin, "FIRST FOLDER", and prints its number: one start of the interpreter
