@@ -26,6 +26,9 @@ HEADERS = {
 }
 """Of every answer: no other site reads, embeds or scripts the page, and no token leaves in a referrer."""
 
+_MOST_FIELDS = 20
+"""Of a query; what has more is no request of the page's."""
+
 _COOKIE_LIFE_S = 30 * 24 * 3600
 
 
@@ -45,8 +48,13 @@ class Request:
     @property
     def query(self) -> dict[str, str]:
         """The query's first values."""
-        found = parse_qs(self.target.partition("?")[2], max_num_fields=20)
+        found = parse_qs(self.target.partition("?")[2])
         return {name: values[0] for name, values in found.items()}
+
+    @property
+    def fields(self) -> int:
+        """Number of the query's fields, at least 1, without reading them."""
+        return 1 + self.target.partition("?")[2].count("&")
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,8 @@ class Gate:
         if not self._is_our_name(request.headers.get("host", "")):
             # Another site's name that was made to resolve to this machine (DNS rebinding).
             return Response.text(403, "Ask for this page by localhost or by the address it is served at.")
+        if request.fields > _MOST_FIELDS:
+            return Response.text(400, f"Wanted at most {_MOST_FIELDS} fields in the query.")
         if self._token is None:
             return None
         given = request.query.get("token")
@@ -110,6 +120,8 @@ class Gate:
 
     def is_wrong_token(self, request: Request) -> bool:
         """Tell whether a viewer has tried a token that is wrong: the answer may take its time."""
+        if request.fields > _MOST_FIELDS:
+            return False
         given = request.query.get("token", "") or _bearer(request)
         return self._token is not None and bool(given) and not self._is_token(given)
 

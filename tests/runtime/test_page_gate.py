@@ -149,6 +149,19 @@ def test_tokens_that_are_tried_are_told_apart_from_none() -> None:
     assert not found.is_wrong_token(request("/", authorization=f"Bearer {TOKEN}"))
 
 
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_a_query_of_many_fields_is_refused_unread(token: str | None) -> None:
+    found = gate(token=token)
+    most = "&".join(f"a{number}=1" for number in range(20))
+    wanted = request(f"/api/trace?{most}", authorization=f"Bearer {TOKEN}")
+    assert status(found, wanted) == 200
+    wanted = request(f"/api/trace?{most}&b=1", authorization="Bearer guess")
+    response = found.check(wanted)
+    assert response is not None
+    assert (response.status, response.body) == (400, b"Wanted at most 20 fields in the query.\n")
+    assert not found.is_wrong_token(wanted)
+
+
 def test_no_script_runs_but_our_own_and_no_other_site_reads_anything() -> None:
     policy = HEADERS["Content-Security-Policy"]
     assert "default-src 'none'" in policy
