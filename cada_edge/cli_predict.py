@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -144,7 +145,8 @@ def predict(
 
     SOURCE is an image, folder, glob, list file (.txt) or video, or a live source: a webcam's index,
     /dev/video0, csi://0, rtsp:// and other URLs, or a GStreamer pipeline. A lost live source is opened again.
-    Ctrl-C and SIGTERM end it in order: what was captured gets its verdict, and every file is closed.
+    Ctrl-C and SIGTERM end it in order: what was captured gets its verdict, and every file is closed. A second
+    Ctrl-C waits for no verdict.
     """
     from cada_edge.runtime.detector import Detector
 
@@ -174,8 +176,13 @@ def predict(
         if page is not None:
             page.watch(run)
         stack.callback(_print_summary, run, log)
-        with _stopped_by_signals(run) as was_interrupted, run:
-            run.join()
+        try:
+            with _stopped_by_signals(run) as was_interrupted, run:
+                run.join()
+        except KeyboardInterrupt:
+            if run.is_alive:
+                _end_at_once(log)
+            raise
         if was_interrupted():
             raise KeyboardInterrupt
 
@@ -253,6 +260,18 @@ def _stopped_by_signals(run: Run) -> Iterator[Any]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_at_once(log: InspectionLog) -> NoReturn:
+    """End the program after a second Ctrl-C, with what was put on record.
+
+    A thread may hang, as in a write to a pipe that nobody reads. The interpreter's own end would wait for its
+    lock on stdout, and then call it a fatal error; a word of ours on stderr might hang in the same pipe.
+    """
+    try:
+        log.close()
+    finally:
+        os._exit(130)
 
 
 def _print_summary(run: Run, log: InspectionLog) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -130,7 +134,8 @@ def test_a_signal_ends_it_in_order(
     lines += running.stdout.readlines()
     assert running.stderr is not None
     said = running.stderr.read()
-    assert running.wait(timeout=60) == code, said
+    with running:
+        assert running.wait(timeout=60) == code, said
     scores = [json.loads(line)["score"] for line in lines]
     # Every line that was printed is in the record, which was closed: no write-ahead log is left.
     assert sorted(path.name for path in tmp_path.glob("line.db*")) == ["line.db"]
@@ -144,24 +149,66 @@ def test_a_signal_ends_it_in_order(
     capture.release()
 
 
-def test_a_second_ctrl_c_waits_for_nothing(tiny_model: Path, endless: Path, tmp_path: Path) -> None:
-    running = start(tiny_model, endless)
-    assert running.stdout is not None
-    running.stdout.readline()
-    # Nobody reads on: the pipe is full and no verdict can be delivered, so that an end in order never comes.
-    time.sleep(1)
-    running.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    assert running.poll() is None
-    running.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    running.send_signal(signal.SIGINT)
-    try:
-        running.wait(timeout=20)
-    finally:
-        running.kill()
-        running.communicate()
-    assert running.returncode == 130
+TELLING = """
+import os, signal, sys
+from cada_edge.cli import main
+from cada_edge.runtime.run import Run
+
+stop = Run.stop
+
+def told(run):
+    stop(run)
+    os.write(2, b"told to stop\\n")
+
+Run.stop = told
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_waits_for_nothing(
+    tiny_model: Path, endless: Path, tmp_path: Path, first: signal.Signals
+) -> None:
+    record = tmp_path / "line.db"
+    arguments = map(str, ("predict", tiny_model, endless, "--record", record))
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-c", TELLING, *arguments]
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True) as running:
+        os.close(writer)
+        assert running.stderr is not None
+        try:
+            # Nobody reads: no verdict can be delivered, and an end in order never comes.
+            wait_until_full(reader)
+            running.send_signal(first)
+            assert running.stderr.readline() == "told to stop\n"
+            running.send_signal(signal.SIGINT)
+            running.wait(timeout=60)
+            said = running.stderr.read()
+        finally:
+            running.kill()
+            os.close(reader)
+    assert running.returncode == 130, said
+    assert "Fatal" not in said
+    assert "Traceback" not in said
+    # What was put on record is there, and the file was closed.
+    assert sorted(path.name for path in tmp_path.glob("line.db*")) == ["line.db"]
+    connection = sqlite3.connect(record)
+    assert connection.execute("SELECT count(*) FROM verdicts").fetchone()[0] > 5
+    connection.close()
+
+
+def wait_until_full(reader: int) -> None:
+    """Wait until the pipe has no room for a further line, and its writer therefore hangs."""
+    waiting, seen_s = -1, time.monotonic()
+    deadline = seen_s + 60
+    while waiting < 2000 or time.monotonic() - seen_s < 1:
+        now = struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]
+        if now != waiting:
+            waiting, seen_s = now, time.monotonic()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_reader_that_goes_away_ends_it(tiny_model: Path, endless: Path) -> None:
