@@ -11,9 +11,10 @@ same parts: start, wait for a frame with a time limit, copy it out, release it, 
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from cada_edge import Detection, Detector, Frame, RunOptions, open_source
+from cada_edge import Detection, Detector, Frame, open_source
 
 TIMEOUT_MS = 1000
 
@@ -31,7 +32,7 @@ def grab(camera: Any, name: str, at_timeout: Any) -> Iterator[Frame]:
         while camera.IsGrabbing():
             result = camera.RetrieveResult(TIMEOUT_MS, at_timeout)
             if not result.IsValid():
-                continue  # no frame within the time limit
+                continue  # no frame within the time limit: the line may stand still
             try:
                 if result.GrabSucceeded():
                     # A copy: the SDK fills its buffer again after Release.
@@ -40,7 +41,7 @@ def grab(camera: Any, name: str, at_timeout: Any) -> Iterator[Frame]:
             finally:
                 result.Release()
     finally:
-        camera.StopGrabbing()  # also when the run is stopped: closing a source closes its generator
+        camera.StopGrabbing()  # also when the source is closed while a frame is out, or after an error
 
 
 def on_result(detection: Detection, frame: Frame) -> None:
@@ -52,14 +53,13 @@ def on_result(detection: Detection, frame: Frame) -> None:
 def main(model: str, camera: Any, at_timeout: Any) -> None:
     """Inspect the newest frame, always; the camera is read in a thread of its own."""
     source = open_source(grab(camera, "press 3", at_timeout), source_id="press 3", policy="latest")
-    with Detector(model) as detector, source:
-        run = detector.run(source, on_result=on_result, options=RunOptions(policy="latest"))
+    with Detector(model) as detector, source, detector.run(source, on_result=on_result) as run:
         try:
-            run.join()
-        except KeyboardInterrupt:
-            run.stop()
-            run.join()
-        print(run.stats.sources["press 3"], flush=True)
+            with suppress(KeyboardInterrupt):
+                run.join()
+        finally:
+            camera.StopGrabbing()  # `grab` sees it within its time limit, also where no frame comes any more
+    print(run.stats.sources["press 3"], flush=True)
 
 
 if __name__ == "__main__":

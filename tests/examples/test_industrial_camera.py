@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import runpy
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -97,6 +101,63 @@ def test_closing_the_source_stops_the_camera(example: dict[str, Any]) -> None:
     frames.close()
     assert not camera.is_grabbing
     assert camera.held == 0
+
+
+class SilentCamera(CameraDouble):
+    """Gives three frames; then the line stands still, and every wait ends at its time limit."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.stopped_in: list[str] = []
+
+    def IsGrabbing(self) -> bool:
+        return not self.stopped_in
+
+    def StopGrabbing(self) -> None:
+        self.stopped_in.append(threading.current_thread().name)
+
+
+def interrupt_once_it_waits(camera: SilentCamera) -> None:
+    """Send Ctrl-C when the last frame was given and the main thread waits in `Run.join`."""
+    main = threading.main_thread().ident
+    assert main is not None
+    while True:
+        frame: FrameType | None = sys._current_frames()[main]
+        names = set()
+        while frame is not None:
+            names.add((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
+            frame = frame.f_back
+        if ("run.py", "join") in names and next(camera._numbers) > 10:
+            signal.raise_signal(signal.SIGINT)
+            return
+        time.sleep(0.005)
+
+
+def test_ctrl_c_ends_it_in_order_while_the_line_stands_still(
+    example: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = runpy.run_path(str(ROOT / "tests" / "runtime" / "conftest.py"))["_write_tiny_model"]
+    model = str(write(tmp_path / "tiny.onnx"))
+    camera = SilentCamera()
+    helper = threading.Thread(target=interrupt_once_it_waits, args=(camera,), daemon=True)
+    # A shell that starts a job in the background has it ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        helper.start()
+        example["main"](model, camera, RETURN)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    # The loop has ended too: it was not left behind in its thread.
+    assert "capture press 3" in camera.stopped_in
+    assert "capture press 3" not in {thread.name for thread in threading.enumerate()}
+    assert camera.held == 0
+    counts = capsys.readouterr().out.splitlines()[-1]
+    assert "captured=3" in counts
+    assert "waiting=0" in counts
+
+
+def test_it_is_short() -> None:
+    assert len((ROOT / "examples" / "industrial_camera.py").read_text().splitlines()) <= 75
 
 
 def test_the_whole_example_inspects_and_counts(
