@@ -50,7 +50,8 @@ def test_two_cameras_are_inspected_recorded_and_stopped_in_order(model: Path, tm
         lines += running.stdout.readlines()
         assert running.stderr is not None
         said = running.stderr.read()
-        assert running.wait(timeout=60) == 0, said
+        with running:
+            assert running.wait(timeout=60) == 0, said
     assert set(lines[:-1]) == {f"REJECT {right.url}\n"}
     connection = sqlite3.connect(tmp_path / "verdicts.db")
     found = dict(
