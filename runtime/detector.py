@@ -167,6 +167,24 @@ class Detector:
         # Engines allocate and tune on their first run: let that be now, not on the first part.
         self._backend.infer(np.zeros((1, *wanted, 3), np.uint8))
 
+    def warm_up(self, batch: int) -> None:
+        """Run the engine on batches of 2, 4, 8 and so on, so that none is compiled or tuned on the line.
+
+        Args:
+            batch: Most frames that will come in one inference, at least 1.
+
+        Raises:
+            ClosedError: The detector has been closed.
+            BackendError: The engine fails, or cannot take so many.
+        """
+        with self._lock:
+            if self._state != "open":
+                self.open()
+            frame_hw = self.frame_hw or self.size_hw
+            powers = {2**power for power in range(1, batch.bit_length()) if 2**power < batch}
+            for size in sorted(powers | ({batch} if batch > 1 else set())):
+                self._backend.infer(np.zeros((size, *frame_hw, 3), np.uint8))
+
     def lend(self) -> None:
         """Let another thread open the model where it belongs to one thread, as a ``.engine`` does.
 

@@ -327,6 +327,8 @@ class Run:
         self._inferred.finish()
 
     def _infer_batches(self) -> None:
+        if self._options.batch > 1:
+            self._detector.warm_up(self._options.batch)
         while (item := self._prepared.take()) is not None:
             prepared, frames = item
             if not self._inferred.put((self._detector.infer(prepared), frames)):

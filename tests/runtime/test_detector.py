@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cada_edge import Detector, Frame
+from cada_edge import Detection, Detector, Frame, RunOptions
 from cada_edge.errors import (
     BackendError,
     ClosedError,
@@ -79,6 +79,29 @@ def test_batches_equal_single_calls_and_own_their_arrays(tiny_model: Path, backe
         assert one.score == pytest.approx(other.score, abs=1e-6)
         assert one.anomaly_map is not None
         assert np.array_equal(one.anomaly_map, before)
+
+
+def test_openvino_compiles_four_sizes_whatever_comes(tiny_model: Path) -> None:
+    pytest.importorskip("openvino")
+    rng = np.random.default_rng(3)
+    frames = [rng.integers(0, 256, (16, 16, 3), np.uint8) for _ in range(13)]
+    with Detector(tiny_model, backend="openvino") as detector:
+        wanted = [detector(frame).score for frame in frames]
+        for size in range(1, 14):
+            assert [each.score for each in detector.batch(frames[:size])] == pytest.approx(wanted[:size])
+        assert set(detector._backend._requests) == {1, 2, 4, 8}  # type: ignore[attr-defined]
+
+
+def test_a_run_compiles_its_sizes_before_the_first_verdict(tiny_model: Path) -> None:
+    pytest.importorskip("openvino")
+    seen: list[set[int]] = []
+    with Detector(tiny_model, backend="openvino") as detector:
+
+        def on_result(detection: Detection, frame: Frame) -> None:
+            seen.append(set(detector._backend._requests))  # type: ignore[attr-defined]
+
+        detector.run([GREY], on_result=on_result, options=RunOptions(batch=5)).join()
+    assert seen == [{1, 2, 4}]
 
 
 def test_score_equal_to_the_threshold_is_normal(tiny_model: Path) -> None:
