@@ -215,6 +215,18 @@ def _kept(work: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     return {name: json.loads(file.read_text("utf-8")) for name, file in files.items() if file.is_file()}
 
 
+def _origin(record: dict[str, Any]) -> str:
+    """Say where and with what a cell was measured, as far as it makes a difference."""
+    machine = record["machine"]
+    packages = ", ".join(f"{name} {machine['packages'].get(name)}" for name in ("numpy", *_ENGINES))
+    threads = record["config"]["threads"]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {packages}, "
+        f"{'as many threads as the engines choose' if threads is None else f'{threads} threads'}, "
+        f"commit {(machine['commit'] or 'unknown')[:7]}"
+    )
+
+
 def _markdown(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     for table in tables(found):
         yield from ["", f"### {table.title}", "", *piped(table)]
@@ -224,6 +236,10 @@ def _markdown(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield from ["", "Weights are random, of one training step: they do not change what is computed.", ""]
     for name, value in machine_lines(records[-1]["machine"]):
         yield f"* {name}: {value}"
+    origins = {_origin(record) for record in records}
+    if len(origins) > 1:
+        yield f"* warning: these are cells of {len(origins)} measurements; the machine above is that of one:"
+        yield from (f"  * {origin}" for origin in sorted(origins))
     doubts = dict.fromkeys(f"{text}" for record in records for text in record["warnings"])
     yield from (f"* warning: {text}" for text in doubts)
 

@@ -33,17 +33,24 @@ def _frames(video: Path) -> Iterator[Any]:
 def _ahead(items: Iterator[Any]) -> Iterator[Any]:
     """Let a thread run through an iterator, one item ahead."""
     waiting: queue.Queue[Any] = queue.Queue(1)
+    errors: list[BaseException] = []
 
     def work() -> None:
-        for item in items:
-            waiting.put(item)
+        try:
+            for item in items:
+                waiting.put(item)
+        except BaseException as error:
+            errors.append(error)
         waiting.put(None)
 
-    thread = threading.Thread(target=work)
+    # A daemon: where the taker fails nobody takes its next item, and it must not hold up the end.
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     while (item := waiting.get()) is not None:
         yield item
     thread.join()
+    if errors:
+        raise errors[0]
 
 
 def one_thread(video: Path, prepare: Prepare, infer: Infer) -> tuple[int, tuple[int, int]]:

@@ -341,13 +341,14 @@ def main(
             latencies.append(measure_latency(detector, hw, frames=frames, turns=turns))
             click.echo(_latency_line(latencies[-1]), err=as_json)
     if as_json:
+        judged = [*(each.is_reached for each in rates), *(each.is_reached for each in latencies)]
         record = {
             "engine": engine,
             "threads_by_hand": {name: loop.__doc__ for name, loop in LOOPS.items()},
             "rates": [{**dataclasses.asdict(each), "ratios": each.ratios} for each in rates],
             "pipelines": [{**dataclasses.asdict(each), "added_ms": each.added_ms} for each in pipelines],
             "latencies": [{**dataclasses.asdict(each), "ratios": each.ratios} for each in latencies],
-            "reached": all([*(each.is_reached for each in rates), *(each.is_reached for each in latencies)]),
+            "reached": all(judged) if judged else None,
             "machine": describe_machine(),
         }
         click.echo(json.dumps(record, indent=2))

@@ -160,7 +160,7 @@ def _read_source(source: Path) -> tuple[Manifest, Path]:
             f"{source} is in {manifest.precision} already; wanted an fp32 file to quantise. Export the "
             "checkpoint itself with --precision int8, or first with --precision fp32."
         )
-    reference = source.with_name(manifest.reference_file or "")
+    reference = source.with_name(manifest.reference_file or "no reference file")
     if not reference.is_file() or sha256_file(reference) != manifest.reference_sha256:
         raise ModelError(
             f"{source} came without the reference file that its manifest describes "

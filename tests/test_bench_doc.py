@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -23,6 +25,12 @@ def test_commands_end_for_want_of_a_file_and_for_nothing_else(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # A data set is looked at before the model is loaded: here it is the model that is missing.
+    for part in ("normal/a", "test_normal/b", "anomalous/c"):
+        (tmp_path / "parts" / part).parent.mkdir(parents=True)
+        assert cv2.imwrite(str(tmp_path / "parts" / f"{part}.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "runs/line").mkdir(parents=True)
+    (tmp_path / "runs/line/checkpoint.pt").touch()
     result = CliRunner().invoke(main, shlex.split(command))
     record = "--baseline" in command or "--compare" in command
     assert result.exit_code == (2 if record else 3), result.output

@@ -65,6 +65,12 @@ def test_cells_are_measured_once_and_shown(tiny_models: list[str], tmp_path: Pat
     assert tiny_models == []
     assert again.stdout == result.stdout
     assert "latency-UniAD-1: kept" in again.stderr
+    assert "measurements" not in again.stdout
+    record["machine"]["cpu"] = "Another Processor"
+    (tmp_path / "aligner-RevDist-resnet18-openvino.json").write_text(json.dumps(record))
+    mixed = CliRunner().invoke(main, [*quick, *only])
+    assert "warning: these are cells of 2 measurements" in mixed.stdout
+    assert "  * Another Processor" in mixed.stdout
 
 
 def test_verdicts_follow_the_goals() -> None:

@@ -46,6 +46,17 @@ def test_loops_by_hand_inspect_every_frame_in_order(name: str, tmp_path: Path) -
     assert all(np.array_equal(got, np.asarray(frame) + 1) for got, frame in zip(seen, frames, strict=True))
 
 
+@pytest.mark.parametrize("name", LOOPS)
+def test_what_a_stage_raises_ends_a_loop_by_hand(name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "line.avi", (32, 48), 3)
+
+    def fail(image: np.ndarray) -> np.ndarray:
+        raise RuntimeError("no such image")
+
+    with pytest.raises(RuntimeError, match="no such image"):
+        LOOPS[name](path, fail, lambda pixels: None)
+
+
 def test_both_sides_inspect_the_same_video(model: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "line.avi", (32, 48), 9)
     with Detector(model) as detector:
@@ -92,6 +103,8 @@ def test_the_command_prints_ratios_with_their_spread_and_how_threads_are_split(
     assert "60x40 without the engine: run" in result.stdout
     assert result.stdout.count("over 1 turns") == 6
     assert "by hand, three threads: Decode, preprocessing and engine in a thread each" in result.stdout
+    unjudged = json.loads(CliRunner().invoke(main, [*arguments, "--part", "pipeline", "--json"]).stdout)
+    assert unjudged["reached"] is None
     record = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     alone = CliRunner().invoke(main, [*arguments, "--part", "pipeline"]).stdout
     assert alone.count("over 1 turns") == alone.count("without the engine") == 2
