@@ -4,12 +4,14 @@
 
 Two network cameras whose line is cut now and then (MJPEG over HTTP, from processes of their own), and three
 sources in this process, one of each policy: newest frame, queue of four, no frame dropped. The listener is
-slow at times; verdicts go to SQLite and JSON Lines, rejects to a folder with a size limit.
+slow at times; verdicts go to SQLite and JSON Lines, rejects to a folder with a size limit. What is a reject
+is decided by a threshold of the soak's own, with which every model has some.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 import sqlite3
@@ -116,7 +118,7 @@ def soak(
     ends_s = time.monotonic() + 60 * minutes
     with ExitStack() as stack:
         urls = [stack.enter_context(_camera(fps, frame_hw, cut_every_s)) for _ in range(2)]
-        detector = stack.enter_context(Detector(model))
+        detector = stack.enter_context(Detector(model, threshold=_threshold_between(model, frame_hw)))
         log = stack.enter_context(
             InspectionLog(
                 detector,
@@ -155,6 +157,14 @@ def soak(
         growth_mib=growth,
         failures=tuple(failures),
     )
+
+
+def _threshold_between(model: Path, frame_hw: tuple[int, int]) -> float:
+    """Return a threshold that parts bright frames from the others, so that any model has rejects."""
+    frames = _frames(1e6, frame_hw, 0)
+    with Detector(model, threshold=0.0) as detector:
+        bright, other = (detector(frame).score for frame in itertools.islice(frames, 2))
+    return (bright + other) / 2
 
 
 class _camera:

@@ -34,6 +34,13 @@ def test_two_minutes_under_load_grow_by_nothing_and_lose_nothing(model: Path, tm
     assert figures.counts["newest"]["dropped"] + figures.counts["queue of four"]["dropped"] > 0
 
 
+def test_every_model_has_rejects(model: Path) -> None:
+    with module.Detector(model, threshold=module._threshold_between(model, (48, 64))) as detector:
+        frames = module._frames(1e6, (48, 64), 0)
+        verdicts = [detector(next(frames)).is_anomalous for _ in range(21)]
+    assert verdicts == [True] + [False] * 19 + [True]
+
+
 def test_growth_is_from_after_the_warm_up_to_the_end() -> None:
     assert module._growth([10, 50, 100, 100, 101, 99, 100, 100, 103, 103]) == 3
     assert module._growth([5.0]) == 0
