@@ -75,6 +75,11 @@ class FairBatches:
             self._changed.notify_all()
 
     @property
+    def is_paused(self) -> bool:
+        """Whether `pause` was called, and `resume` not since."""
+        return self._is_paused
+
+    @property
     def is_stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._is_stopping

@@ -192,6 +192,8 @@ class PageState:
             counts = None if stats is None else stats.sources.get(source["name"])
             source["counts"] = None if counts is None else counts.to_dict()
         running = "waiting" if run is None and not figures["inspected"] else "running"
+        if run is not None and run.is_paused:
+            running = "paused"
         return {
             "now_s": now_s,
             "run": "ended" if run is not None and not run.is_alive else running,

@@ -174,6 +174,11 @@ class Run:
         """Whether it still inspects."""
         return any(thread.is_alive() for thread in self._threads)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether it takes no frames until `resume`."""
+        return self._batches.is_paused
+
     def pause(self) -> None:
         """Take no more frames until `resume`: live sources go on dropping, files wait."""
         self._batches.pause()

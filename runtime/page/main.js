@@ -52,6 +52,7 @@ function render() {
   const [tone, text] = cutOff ? ["bad", "? Unknown"]
     : state.run === "ended" ? ["quiet", "■ Ended"]
     : lost ? ["bad", `▲ ${lost} of ${state.sources.length} lost`]
+    : state.run === "paused" ? ["warn", "‖ Paused"]
     : state.run === "running" ? ["ok", "● Running"] : ["warn", "◌ Waiting"];
   byId("run").dataset.tone = tone;
   format.put(byId("run"), text);

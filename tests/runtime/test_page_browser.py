@@ -166,6 +166,16 @@ def test_a_person_sees_the_line(line: Line, browser: Any) -> None:
     }
 
 
+def test_a_paused_inspection_does_not_pass_for_a_quiet_one(line: Line, browser: Any) -> None:
+    open_page(browser, line.page.url)
+    said = "document.getElementById('run').textContent"
+    browser.wait_for(f"{said}.includes('Running')")
+    line.run.pause()
+    browser.wait_for(f"{said}.includes('Paused')")
+    line.run.resume()
+    browser.wait_for(f"{said}.includes('Running')")
+
+
 def test_rejects_open_large_and_the_keyboard_turns_them(line: Line, browser: Any) -> None:
     open_page(browser, line.page.url)
     line.rejects = 3

@@ -198,11 +198,13 @@ def test_pause_and_resume(detector: Detector) -> None:
     run = detector.run(images(5000), on_result=listener.result)
     wait_until(lambda: len(listener.results) > 3)
     run.pause()
+    assert run.is_paused
     time.sleep(0.1)
     seen = len(listener.results)
     time.sleep(0.1)
     assert len(listener.results) == seen
     run.resume()
+    assert not run.is_paused
     wait_until(lambda: len(listener.results) > seen)
     run.stop()
     run.join()
