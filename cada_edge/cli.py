@@ -1,7 +1,8 @@
 """The command line: each command reads its options, calls one function and prints its result.
 
 Results go to stdout, logs and progress to stderr. Exit codes: 0 fine; 1 a check failed; 2 usage or bad input;
-3 the model is damaged or does not fit this machine; 4 source lost; 5 a missing extra; 130 interrupted.
+3 the model is damaged or does not fit this machine; 4 source lost; 5 a missing extra; 130 interrupted by
+Ctrl-C; 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -37,15 +43,41 @@ from cada_edge.options import (
 __all__ = ["main"]
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: it ends a command as Ctrl-C does, so that what is unfinished is removed."""
+
+
+@contextmanager
+def _ended_in_order_by_sigterm() -> Iterator[None]:
+    """Raise `_Terminated` when SIGTERM comes; what a command has set for it, as predict does, goes first."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    # Workers of torchrun end at once, also where they wait for each other. Signals are the main thread's.
+    if "TORCHELASTIC_RUN_ID" in os.environ or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Group(click.Group):
     """Turns our errors into a message and an exit code, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _ended_in_order_by_sigterm():
+                return super().invoke(ctx)
         except CadaEdgeError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except _Terminated:
+            click.echo("terminated", err=True)
+            ctx.exit(143)
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted", err=True)
             ctx.exit(130)

@@ -7,6 +7,9 @@ import json
 import logging
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +165,24 @@ def test_ctrl_c_leaves_the_older_export_whole(graph_of: GraphOf, tmp_path: Path)
             progress=lambda *now: signal.raise_signal(signal.SIGINT),
         )
     assert _content(tmp_path) == before
+
+
+def test_sigterm_ends_a_build_and_leaves_nothing_behind(graph_of: GraphOf, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cada_edge", "export", str(graph_of("revdist", "fp32"))]
+    command += ["--format", "engine", "--target", "rtx", "--compute-capability", "8.6"]
+    running = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "model.engine")], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while not any(tmp_path.iterdir()):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)
+    said = running.communicate(timeout=300)[1]
+    assert running.returncode == 143, said
+    assert said.rstrip().endswith("terminated")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_takes_no_more_leaves_the_older_export_whole(graph_of: GraphOf, tmp_path: Path) -> None:
