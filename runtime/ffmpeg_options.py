@@ -6,8 +6,10 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cada_edge.errors import SourceError
+from cada_edge.runtime.preprocess import load_cv2
 
 __all__ = ["FFmpegOptions", "ffmpeg_options"]
 
@@ -21,13 +23,15 @@ class FFmpegOptions:
 
     Streams that want the same are opened side by side, since one that hangs must hold up no other. OpenCV has
     a lock of its own around that, made for FFmpeg's forerunners, and leaves it out when it is told to:
-    https://github.com/opencv/opencv/pull/23601
+    https://github.com/opencv/opencv/pull/23601. It warns of that at each opening, so its warnings are off
+    meanwhile.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._users = 0
         self._set: dict[str, str] = {}
+        self._log_level: int | None = None
 
     @contextmanager
     def told(self, value: str, *, timeout_s: float) -> Iterator[None]:
@@ -50,6 +54,7 @@ class FFmpegOptions:
                 wanted = {_OPTIONS: value, _THREAD_SAFE: "1"}
                 self._set = {name: each for name, each in wanted.items() if name not in os.environ}
                 os.environ.update(self._set)
+                self._silence()
             self._users += 1
         try:
             yield
@@ -61,7 +66,24 @@ class FFmpegOptions:
                         if os.environ.get(name) == each:
                             del os.environ[name]
                     self._set = {}
+                    self._speak()
                     self._changed.notify_all()
+
+    def _silence(self) -> None:
+        log = _log_of_opencv()
+        if log is not None:
+            self._log_level = log.getLogLevel()
+            log.setLogLevel(min(self._log_level, log.LOG_LEVEL_ERROR))
+
+    def _speak(self) -> None:
+        log, level = _log_of_opencv(), self._log_level
+        if log is not None and level is not None:
+            log.setLogLevel(level)
+
+
+def _log_of_opencv() -> Any:
+    """Return OpenCV's settings of its log; None where a build has none."""
+    return getattr(getattr(load_cv2("Reading cameras"), "utils", None), "logging", None)
 
 
 ffmpeg_options = FFmpegOptions()

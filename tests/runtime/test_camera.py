@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -249,17 +249,30 @@ def opening(capture: type[CaptureDouble], monkeypatch: pytest.MonkeyPatch) -> Ca
     return lambda: SlowOpening(monkeypatch)
 
 
-def test_a_host_that_hangs_holds_up_no_other(opening: Callable[[], SlowOpening]) -> None:
+@pytest.fixture
+def log() -> Iterator[Any]:
+    """OpenCV's log, at its usual level."""
+    log: Any = cv2.utils.logging
+    before = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_WARNING)
+    yield log
+    log.setLogLevel(before)
+
+
+def test_a_host_that_hangs_holds_up_no_other(opening: Callable[[], SlowOpening], log: Any) -> None:
     cameras = opening()
     cameras.start("rtsp://dead/1")
     assert cameras.entered["rtsp://dead/1"].wait(30)
     cameras.start("rtsp://well/1")
     assert cameras.entered["rtsp://well/1"].wait(30), "it waits for the other one"
     assert set(cameras.seen.values()) == {"rtsp_transport;tcp"}
+    # It warns, at each opening, that it does as it was told.
+    assert log.getLogLevel() == log.LOG_LEVEL_ERROR
     cameras.end("rtsp://dead/1")
     assert os.environ[NAME] == "rtsp_transport;tcp", "it was taken from the one that is still being opened"
     cameras.end("rtsp://well/1")
     assert NAME not in os.environ
+    assert log.getLogLevel() == log.LOG_LEVEL_WARNING
 
 
 def test_only_who_wants_other_options_waits(opening: Callable[[], SlowOpening]) -> None:
