@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cada_edge import Detector
 from cada_edge.benchmarks import soak as module
 from cada_edge.benchmarks.soak import SoakFigures, main, soak
 from cada_edge.runtime.stream_events import StreamCounts
@@ -35,7 +36,7 @@ def test_two_minutes_under_load_grow_by_nothing_and_lose_nothing(model: Path, tm
 
 
 def test_every_model_has_rejects(model: Path) -> None:
-    with module.Detector(model, threshold=module._threshold_between(model, (48, 64))) as detector:
+    with Detector(model, threshold=module._threshold_between(model, (48, 64))) as detector:
         frames = module._frames(1e6, (48, 64), 0)
         verdicts = [detector(next(frames)).is_anomalous for _ in range(21)]
     assert verdicts == [True] + [False] * 19 + [True]
