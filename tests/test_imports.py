@@ -36,7 +36,7 @@ def _module_name(layer: str, file: Path) -> str:
 TORCH_FREE_MODULES = [
     _module_name(layer, file) for layer in ("base", "runtime", "top") for file in _files_of(layer)
 ] + [
-    # `cada-edge bench` runs on a box without torch; the picture alone is Matplotlib's, where one is asked for.
+    # `cada-edge bench` runs on a box without torch; Matplotlib is loaded where a picture is asked for.
     _module_name("benchmarks", file)
     for file in _files_of("benchmarks")
     if file.stem.startswith(("bench_", "machine")) and file.stem != "bench_picture"
