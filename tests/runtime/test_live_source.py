@@ -369,7 +369,7 @@ def test_where_nobody_listens_the_log_is_told(caplog: pytest.LogCaptureFixture) 
         ADDRESS, camera=OPTIONS, reconnect=QUICK, policy="block", connect=DeviceDouble([SMALL], [SMALL])
     ) as source:
         assert [next(source).index for _ in range(2)] == [0, 1]
-    levels = {record.getMessage().split(" is ")[1][:4]: record.levelname for record in caplog.records}
+    levels = {record.getMessage().split(" is ")[1]: record.levelname for record in caplog.records}
     assert levels["open"] == "INFO"
-    assert levels["lost"] == "WARNING"
+    assert levels["lost: it gave no more frames"] == "WARNING"
     assert "secret" not in caplog.text
