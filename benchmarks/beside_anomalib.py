@@ -149,7 +149,9 @@ class _Peer:
             except ValueError:
                 continue
         assert self._process.stderr is not None
-        raise BackendError(f"anomalib failed: {self._process.stderr.read().strip()[-800:]}")
+        said = self._process.stderr.read().strip()
+        self.close()
+        raise BackendError(f"anomalib failed: {said[-800:]}")
 
     def calls(self, count: int) -> list[float]:
         """Return the seconds of so many calls."""
@@ -160,9 +162,9 @@ class _Peer:
         return seconds
 
     def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.communicate()
+        """End it; harmless when called twice."""
+        with self._process:
+            self._process.kill()
 
 
 def _ours(detector: Detector, frames: FrameSet) -> Callable[[int], list[float]]:
