@@ -16,6 +16,8 @@ __all__ = ["FFmpegOptions", "ffmpeg_options"]
 
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _THREAD_SAFE = "OPENCV_FFMPEG_IS_THREAD_SAFE"
+_ERRORS_ALONE = 2
+"""OpenCV's LOG_LEVEL_ERROR; warnings are 3."""
 
 
 class FFmpegOptions:
@@ -73,7 +75,7 @@ class FFmpegOptions:
         log = _log_of_opencv()
         if log is not None:
             self._log_level = log.getLogLevel()
-            log.setLogLevel(min(self._log_level, log.LOG_LEVEL_ERROR))
+            log.setLogLevel(min(self._log_level, _ERRORS_ALONE))
 
     def _speak(self) -> None:
         log, level = _log_of_opencv(), self._log_level
@@ -82,8 +84,10 @@ class FFmpegOptions:
 
 
 def _log_of_opencv() -> Any:
-    """Return OpenCV's settings of its log; None where a build has none."""
-    return getattr(getattr(load_cv2("Reading cameras"), "utils", None), "logging", None)
+    """Return what has OpenCV's getLogLevel and setLogLevel: a module in 5, itself in 4; None in neither."""
+    cv2 = load_cv2("Reading cameras")
+    places = (getattr(getattr(cv2, "utils", None), "logging", None), cv2)
+    return next((place for place in places if hasattr(place, "setLogLevel")), None)
 
 
 ffmpeg_options = FFmpegOptions()
