@@ -42,6 +42,8 @@ class Block:
     """Stage -> its part of each sample."""
     rate: float = 0.0
     """Frames a second."""
+    engine: str = ""
+    """What computed, as its verdicts say."""
     due: int = 0
     """Frames that were due, in camera mode."""
     dropped: int = 0
@@ -100,6 +102,7 @@ def fill_latency(
             for detection in detections:
                 sink(detection)
             ended_s = clock()
+            block.engine = detections[0].backend
             stages: dict[str, Any] = {
                 "capture": (captured_s - started_s) * 1e3,
                 **stages_of(detections[0].timings_ms),

@@ -131,7 +131,7 @@ def run_bench(
             on_gpu = subject.detector.manifest.format == "engine"
             curves = [curve for curve in monitor.curves if on_gpu or not curve.of_gpu]
             figures = figures_of(own, warm_up, config, curves)
-            records.append({"label": subject.label, "model": subject.identity(), **figures})
+            records.append({"label": subject.label, "model": subject.identity(own[-1].engine), **figures})
     if not records:
         raise KeyboardInterrupt
     record: dict[str, Any] = {

@@ -33,8 +33,13 @@ class Subject:
     threads: int | None
     """As they were asked for; None: the engine's own choice."""
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the figures depend on, JSON-safe; the engine tells whether it uses a CUDA graph."""
+    def identity(self, engine: str) -> dict[str, Any]:
+        """Return what the figures depend on, JSON-safe.
+
+        Args:
+            engine: What computed, as the verdicts say, with the CUDA graph or why there is none: after a
+                pipeline's run the detector has no engine open that could tell.
+        """
         manifest = self.detector.manifest
         return {
             "file": self.path.name,
@@ -50,8 +55,8 @@ class Subject:
             "recipe": manifest.recipe,
             "exported_with": dict(manifest.versions),
             "build": None if manifest.engine is None else dataclasses.asdict(manifest.engine),
-            "engine": self.detector.backend,
-            "backend": self.detector.backend.split()[0],
+            "engine": engine,
+            "backend": engine.split()[0],
             "threads": self.threads,
             "transfers": _CPU_TRANSFERS if manifest.format == "onnx" else _GPU_TRANSFERS,
         }
