@@ -42,7 +42,7 @@ class Block:
     """Stage -> its part of each sample."""
     rate: float = 0.0
     """Frames a second."""
-    engine: str = ""
+    engine: str = "unknown"
     """What computed, as its verdicts say."""
     due: int = 0
     """Frames that were due, in camera mode."""
@@ -102,7 +102,7 @@ def fill_latency(
             for detection in detections:
                 sink(detection)
             ended_s = clock()
-            block.engine = detections[0].backend
+            block.engine = detections[0].backend or "unknown"
             stages: dict[str, Any] = {
                 "capture": (captured_s - started_s) * 1e3,
                 **stages_of(detections[0].timings_ms),

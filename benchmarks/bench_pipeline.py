@@ -185,7 +185,7 @@ class _Measured:
         if self._is_due:
             # From due to handed over: what a camera's own driver would add is not in it.
             stages["capture"] = (taken_s - from_s) * 1e3
-        self._block.engine = detection.backend
+        self._block.engine = detection.backend or "unknown"
         self._block.add(from_s, (ended_s - from_s) * 1e3, stages)
         self._block.ended_s = ended_s
         self.ended_s.append(ended_s)
