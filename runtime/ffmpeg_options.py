@@ -74,8 +74,9 @@ class FFmpegOptions:
     def _silence(self) -> None:
         log = _log_of_opencv()
         if log is not None:
-            self._log_level = log.getLogLevel()
-            log.setLogLevel(min(self._log_level, _ERRORS_ALONE))
+            level: int = log.getLogLevel()
+            log.setLogLevel(min(level, _ERRORS_ALONE))
+            self._log_level = level
 
     def _speak(self) -> None:
         log, level = _log_of_opencv(), self._log_level
