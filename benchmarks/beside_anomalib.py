@@ -130,14 +130,17 @@ class _Peer:
     """anomalib in its process, asked for so many calls at a time."""
 
     def __init__(self, python: Path, folder: Path, encoder: str, precision: str) -> None:
-        self._process = subprocess.Popen(
-            [python, "-c", PEER, str(folder), encoder, precision],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-        )
+        # A file: nobody reads while it computes, and a full pipe would hold it up.
+        self._said = folder / "stderr.txt"
+        with self._said.open("w") as said:
+            self._process = subprocess.Popen(
+                [python, "-c", PEER, str(folder), encoder, precision],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                cwd=folder,
+            )
         self.precision: str = self._answer()
 
     def _answer(self) -> Any:
@@ -148,9 +151,8 @@ class _Peer:
                 return json.loads(line)
             except ValueError:
                 continue
-        assert self._process.stderr is not None
-        said = self._process.stderr.read().strip()
         self.close()
+        said = self._said.read_text(encoding="utf-8", errors="replace").strip()
         raise BackendError(f"anomalib failed: {said[-800:]}")
 
     def calls(self, count: int) -> list[float]:
