@@ -54,15 +54,20 @@ def _ended_in_order_by_sigterm() -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> None:
         raise _Terminated
 
-    # Workers of torchrun end at once, also where they wait for each other. Signals are the main thread's.
-    if "TORCHELASTIC_RUN_ID" in os.environ or threading.current_thread() is not threading.main_thread():
+    # Workers of torchrun end at once, also where they wait for each other; signals are the main thread's; and
+    # what an application, or a shell that has them ignored, has set for them stays.
+    if (
+        "TORCHELASTIC_RUN_ID" in os.environ
+        or threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Group(click.Group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -38,6 +39,23 @@ def _run(*arguments: object, code: int = 0) -> Result:
     assert result.exit_code == code, (result.output, result.exception)
     assert "Traceback" not in result.output
     return result
+
+
+def test_sigterm_is_left_to_whoever_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(
+        "cada_edge.cli.print_result", lambda *_, **__: seen.append(signal.getsignal(signal.SIGTERM))
+    )
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        _run("doctor", "--json")
+        assert callable(seen[-1])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _run("doctor", "--json")
+        assert seen[-1] is signal.SIG_IGN is signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_help_of_every_command_needs_no_torch() -> None:
