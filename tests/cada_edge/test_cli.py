@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,7 +43,7 @@ def _run(*arguments: object, code: int = 0) -> Result:
 
 
 def test_sigterm_is_left_to_whoever_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+    seen: list[Any] = []
     monkeypatch.setattr(
         "cada_edge.cli.print_result", lambda *_, **__: seen.append(signal.getsignal(signal.SIGTERM))
     )
