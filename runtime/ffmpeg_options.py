@@ -16,12 +16,18 @@ __all__ = ["FFmpegOptions", "ffmpeg_options"]
 
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _THREAD_SAFE = "OPENCV_FFMPEG_IS_THREAD_SAFE"
+_AS_IF_UNSET = {_OPTIONS: "rtsp_flags;prefer_tcp", _THREAD_SAFE: "0"}
+"""What OpenCV does where the variables are missing."""
 _ERRORS_ALONE = 2
 """OpenCV's LOG_LEVEL_ERROR; warnings are 3."""
 
 
 class FFmpegOptions:
-    """Puts options there while streams are being opened: the first one sets them, the last one deletes them.
+    """Puts options there while streams are being opened: the first one sets them, the last takes them back.
+
+    A variable is never deleted: it goes back to OpenCV's own choice. A camera that is away is opened again
+    and again, and an environment that grows and shrinks meanwhile breaks whoever reads it without Python's
+    lock: starting a program failed with "Bad address" (EFAULT). C's `setenv` puts another value in place.
 
     Streams that want the same are opened side by side, since one that hangs must hold up no other. OpenCV has
     a lock of its own around that, made for FFmpeg's forerunners, and leaves it out when it is told to:
@@ -33,6 +39,7 @@ class FFmpegOptions:
         self._changed = threading.Condition()
         self._users = 0
         self._set: dict[str, str] = {}
+        self._added: set[str] = set()
         self._log_level: int | None = None
 
     @contextmanager
@@ -54,7 +61,8 @@ class FFmpegOptions:
                 )
             if self._users == 0:
                 wanted = {_OPTIONS: value, _THREAD_SAFE: "1"}
-                self._set = {name: each for name, each in wanted.items() if name not in os.environ}
+                self._set = {name: each for name, each in wanted.items() if self._is_free(name)}
+                self._added.update(self._set)
                 os.environ.update(self._set)
                 self._silence()
             self._users += 1
@@ -66,10 +74,15 @@ class FFmpegOptions:
                 if self._users == 0:
                     for name, each in self._set.items():
                         if os.environ.get(name) == each:
-                            del os.environ[name]
+                            os.environ[name] = _AS_IF_UNSET[name]
                     self._set = {}
                     self._speak()
                     self._changed.notify_all()
+
+    def _is_free(self, name: str) -> bool:
+        """Whether no user has set it: it is missing, or as it was left here."""
+        found = os.environ.get(name)
+        return found is None or (name in self._added and found == _AS_IF_UNSET[name])
 
     def _silence(self) -> None:
         log = _log_of_opencv()

@@ -4,6 +4,7 @@ machine of the tests has a camera, so what a real device answers is not tested h
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,9 +15,14 @@ import pytest
 
 from cada_edge.errors import ConfigError, SourceError
 from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress, csi_pipeline, parse_live, redact
+from cada_edge.runtime.ffmpeg_options import FFmpegOptions
 from cada_edge.runtime.sources import open_source
 
 FRAME = np.full((4, 6, 3), 7, np.uint8)
+
+NAME = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+THREAD_SAFE = "OPENCV_FFMPEG_IS_THREAD_SAFE"
+AS_OPENCV_DOES = "rtsp_flags;prefer_tcp"
 
 
 class CaptureDouble:
@@ -191,7 +197,7 @@ def test_a_stream_gets_its_timeouts_when_it_is_opened_and_tcp(capture: type[Capt
     assert parameters == [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 3000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 4000]
     Camera(live("rtsp://cam/1"), CameraOptions(rtsp_transport="udp"))
     assert capture.environment == ["rtsp_transport;tcp", "rtsp_transport;udp"]
-    assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
+    assert os.environ[NAME] == AS_OPENCV_DOES
 
 
 def test_options_that_a_user_gave_ffmpeg_stay(
@@ -201,9 +207,6 @@ def test_options_that_a_user_gave_ffmpeg_stay(
     Camera(live("rtsp://cam/1"), CameraOptions())
     assert capture.environment == ["rtsp_transport;udp|fflags;nobuffer"]
     assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "rtsp_transport;udp|fflags;nobuffer"
-
-
-NAME = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
 class SlowOpening:
@@ -271,7 +274,7 @@ def test_a_host_that_hangs_holds_up_no_other(opening: Callable[[], SlowOpening],
     cameras.end("rtsp://dead/1")
     assert os.environ[NAME] == "rtsp_transport;tcp", "it was taken from the one that is still being opened"
     cameras.end("rtsp://well/1")
-    assert NAME not in os.environ
+    assert os.environ[NAME] == AS_OPENCV_DOES
     assert log.getLogLevel() == 3
 
 
@@ -288,24 +291,57 @@ def test_only_who_wants_other_options_waits(opening: Callable[[], SlowOpening]) 
     cameras.threads["rtsp://c/1"].join(30)
     assert "being opened with rtsp_transport;udp, for more than" in str(cameras.failed["rtsp://c/1"])
     cameras.end("rtsp://b/1")
-    assert NAME not in os.environ
+    assert os.environ[NAME] == AS_OPENCV_DOES
 
 
 def test_opencv_is_told_to_open_streams_side_by_side(
     opening: Callable[[], SlowOpening], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = "OPENCV_FFMPEG_IS_THREAD_SAFE"
-    monkeypatch.delenv(own, raising=False)
+    monkeypatch.delenv(THREAD_SAFE, raising=False)
     monkeypatch.setenv(NAME, "fflags;nobuffer")
     cameras = opening()
     cameras.start("rtsp://a/1")
     assert cameras.entered["rtsp://a/1"].wait(30)
-    assert os.environ[own] == "1"
+    assert os.environ[THREAD_SAFE] == "1"
     cameras.start("rtsp://b/1", rtsp_transport="udp")
     assert cameras.entered["rtsp://b/1"].wait(30), "both have the user's own options"
     cameras.end("rtsp://a/1", "rtsp://b/1")
-    assert own not in os.environ
+    assert os.environ[THREAD_SAFE] == "0"
     assert set(cameras.seen.values()) == {"fflags;nobuffer"} == {os.environ[NAME]}
+
+
+def test_options_that_a_user_gives_between_two_openings_stay(capture: type[CaptureDouble]) -> None:
+    Camera(live("rtsp://cam/1"), CameraOptions())
+    os.environ[NAME] = "fflags;nobuffer"
+    try:
+        Camera(live("rtsp://cam/1"), CameraOptions())
+        assert os.environ[NAME] == "fflags;nobuffer"
+    finally:
+        del os.environ[NAME]
+    Camera(live("rtsp://cam/1"), CameraOptions())
+    assert capture.environment == ["rtsp_transport;tcp", "fflags;nobuffer", "rtsp_transport;tcp"]
+
+
+def test_programs_start_while_streams_are_opened_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A variable that comes and goes makes such starts fail, with EFAULT.
+    for name in (NAME, THREAD_SAFE):
+        monkeypatch.delenv(name, raising=False)
+    options = FFmpegOptions()
+    ended = threading.Event()
+
+    def open_again() -> None:
+        while not ended.is_set():
+            with options.told("rtsp_transport;tcp", timeout_s=10):
+                pass
+
+    thread = threading.Thread(target=open_again)
+    thread.start()
+    try:
+        for _ in range(200):
+            subprocess.run(["true"], check=True)
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_frames_corrupt_frames_and_the_end(capture: type[CaptureDouble]) -> None:
