@@ -20,7 +20,7 @@ from cada_edge.errors import ConfigError, OutputError
 from cada_edge.extras import require_extra
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.page_address import PageAddress
-from cada_edge.runtime.page_link import Message, read_message, write_message
+from cada_edge.runtime.page_link import Message, encode_message, read_message, write_message
 from cada_edge.runtime.page_pictures import PictureDesk
 from cada_edge.runtime.page_state import PageState
 from cada_edge.runtime.source_base import Frame
@@ -229,26 +229,29 @@ class LivePage:
         assert process.stdout is not None
         try:
             while (question := read_message(process.stdout)) is not None:
-                head, parts = self._answer(question.head)
-                write_message(process.stdin, head, parts)
+                process.stdin.write(self._answer(question.head))
+                process.stdin.flush()
                 answered = True
         except (OSError, ValueError) as error:
             if not self._closing.is_set():
                 _log.warning("The page's process no longer listens: %s", error)
         return answered
 
-    def _answer(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def _answer(self, question: dict[str, Any]) -> bytes:
         try:
-            wanted = question["want"]
-            if wanted == "state":
-                return {"model": self._model, **self._state.snapshot()}, []
-            if wanted == "trace":
-                return self._state.trace(question["span"]), []
-            drawn = self._desk.live(question["have"]) if wanted == "live" else self._desk.reject()
-            return ({}, []) if drawn is None else (drawn.head, drawn.parts)
+            return encode_message(*self._look_up(question))
         except Exception:  # broad: no picture or figure is worth the end of the page
             _log.exception("The page's question %s got no answer", question)
-            return {}, []
+            return encode_message({})
+
+    def _look_up(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        wanted = question["want"]
+        if wanted == "state":
+            return {"model": self._model, **self._state.snapshot()}, []
+        if wanted == "trace":
+            return self._state.trace(question["span"]), []
+        drawn = self._desk.live(question["have"]) if wanted == "live" else self._desk.reject()
+        return ({}, []) if drawn is None else (drawn.head, drawn.parts)
 
     def _tell(self, kind: EventKind, message: str) -> None:
         _log.log(logging.WARNING if kind == "page_failed" else logging.INFO, "%s", message)

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
 
-__all__ = ["Message", "read_message", "write_message"]
+__all__ = ["Message", "encode_message", "read_message", "write_message"]
 
 _LENGTH = struct.Struct(">I")
 
@@ -21,15 +21,25 @@ class Message(NamedTuple):
     """Pictures and the like."""
 
 
+def encode_message(head: dict[str, Any], parts: Sequence[bytes] = ()) -> bytes:
+    """Return one message as it is sent.
+
+    Raises:
+        TypeError: The head holds what JSON does not take.
+    """
+    text = json.dumps({"head": head, "parts": [len(part) for part in parts]}).encode()
+    return b"".join((_LENGTH.pack(len(text)), text, *parts))
+
+
 def write_message(stream: IO[bytes], head: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
     """Send one message.
 
     Raises:
         OSError: The other side is gone.
+        TypeError: The head holds what JSON does not take.
         ValueError: The stream is closed.
     """
-    text = json.dumps({"head": head, "parts": [len(part) for part in parts]}).encode()
-    stream.write(b"".join((_LENGTH.pack(len(text)), text, *parts)))
+    stream.write(encode_message(head, parts))
     stream.flush()
 
 

@@ -86,9 +86,10 @@ class _TextSink(Sink[Record]):
         self._file, self._size = file, whole
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        # Also a close that fails gives the descriptor back: another file may have it by then.
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
 
 class JsonLinesSink(_TextSink):

@@ -52,6 +52,13 @@ class Frame:
     dropped_before: int = 0
     """Frames of this source that were captured and given up since the one handed out before this."""
 
+    def __post_init__(self) -> None:
+        # A camera's SDK counts in NumPy's or ctypes' numbers, which neither JSON nor SQLite takes.
+        for name, kind in (("index", int), ("captured_at_s", float), ("captured_monotonic_s", float)):
+            value = getattr(self, name)
+            if type(value) is not kind:
+                object.__setattr__(self, name, kind(value))
+
     def __repr__(self) -> str:
         shape = f"{self.image.shape} {self.image.dtype}" if isinstance(self.image, np.ndarray) else "?"
         return f"Frame({shape}, index={self.index}, source_id={self.source_id!r})"

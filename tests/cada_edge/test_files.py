@@ -66,6 +66,14 @@ def test_permissions_are_those_the_umask_allows(tmp_path: Path, umask: int, mode
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+def test_the_umask_of_other_threads_is_never_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_umask(mask: int) -> int:
+        raise AssertionError("files of other threads would get it")
+
+    monkeypatch.setattr("cada_edge.files.os.umask", set_umask)
+    write_atomic(tmp_path / "model.onnx", b"content")
+
+
 def _fail_with(code: int) -> Any:
     def fail(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
