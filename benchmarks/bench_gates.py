@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cada_edge.benchmarks.bench_compare import pair_subjects, require_like, unlike
+from cada_edge.benchmarks.bench_stats import share_interval
+from cada_edge.benchmarks.bench_tables import DROPPED
 from cada_edge.errors import CheckFailedError
 
 __all__ = ["Gate", "judge_baseline", "judge_max_p99", "raise_failed"]
@@ -44,20 +46,16 @@ def judge_max_p99(record: Mapping[str, Any], limit_ms: float) -> list[Gate]:
     for subject in record["subjects"]:
         value = subject["latency_ms"]["p99"]
         low, high = subject["latency_ms"]["p99_interval"]
-        text = f"p99 {value:.2f} ms{_interval(low, high)}, limit {limit_ms:g} ms"
-        camera = subject["camera"]
+        text = f"p99 {_value(value)}{_interval(low, high)}, limit {limit_ms:g} ms"
+        camera, needed = subject["camera"], subject["p99_samples_needed"]
+        count = subject["latency_ms"]["n"]
         if camera is not None:
-            value = camera["p99_of_due_ms"]
-            text += f"; of all {camera['due']} frames that were due, {_of_due(camera)}"
+            count = camera["due"]
+            text += f"; of {count} frames that were due {100 * camera['dropped_share']:.1f} % were dropped"
+        if count < needed:
+            text += f"; {count} samples do not bound it, {needed} would"
         gates.append(Gate(subject["label"], text, value is not None and value <= limit_ms))
     return gates
-
-
-def _of_due(camera: Mapping[str, Any]) -> str:
-    dropped = f"{100 * camera['dropped_share']:.1f} % dropped"
-    if camera["p99_of_due_ms"] is None:
-        return f"{dropped}: more than 1 % have no verdict"
-    return f"{dropped}: p99 {camera['p99_of_due_ms']:.2f} ms"
 
 
 def judge_baseline(record: Mapping[str, Any], baseline: Mapping[str, Any], tolerance: float) -> list[Gate]:
@@ -65,7 +63,8 @@ def judge_baseline(record: Mapping[str, Any], baseline: Mapping[str, Any], toler
 
     A percentile fails where it is worse by more than the tolerance and its 95 % interval lies wholly above
     the baseline's: a difference that chance could make is none. Judged are p50 and p99, where that has too
-    few samples for an interval p95 or p90; in throughput mode the images a second.
+    few samples for an interval p95 or p90; in camera mode the share of dropped frames too, in throughput mode
+    the images a second alone.
 
     Args:
         record: Of `run_bench`.
@@ -82,6 +81,8 @@ def judge_baseline(record: Mapping[str, Any], baseline: Mapping[str, Any], toler
             gates.append(_judge_rate(old, new, tolerance))
         else:
             gates += [_judge_percentile(old, new, name, tolerance) for name in ("p50", _tail(old, new))]
+            if new["camera"] is not None:
+                gates.append(_judge_dropped(old, new, tolerance))
     return gates
 
 
@@ -100,14 +101,28 @@ def _judge_rate(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float
     return Gate(new["label"], text, now >= before * (1 - tolerance))
 
 
+def _judge_dropped(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> Gate:
+    before, now = old["camera"], new["camera"]
+    low, high = share_interval(now["dropped"], now["due"])[0], share_interval(before["dropped"], before["due"])[1]
+    text = (
+        f"dropped {now['dropped']} of {now['due']} frames (at least {100 * low:.2f} %), baseline "
+        f"{before['dropped']} of {before['due']} (at most {100 * high:.2f} %)"
+    )
+    is_over = now["dropped_share"] > before["dropped_share"] * (1 + tolerance)
+    if is_over and low <= high:
+        return Gate(new["label"], f"{text}: the intervals overlap, so it may be chance", True)
+    return Gate(new["label"], text, not is_over)
+
+
 def _judge_percentile(old: Mapping[str, Any], new: Mapping[str, Any], name: str, tolerance: float) -> Gate:
     before, now = old["latency_ms"][name], new["latency_ms"][name]
     low, high = new["latency_ms"][f"{name}_interval"]
     old_low, old_high = old["latency_ms"][f"{name}_interval"]
-    text = (
-        f"{name} {now:.2f} ms{_interval(low, high)}, baseline {before:.2f} ms{_interval(old_low, old_high)} "
-        f"(x{now / before:.3f}, at most x{1 + tolerance:.3f})"
-    )
+    text = f"{name} {_value(now)}{_interval(low, high)}, baseline {_value(before)}{_interval(old_low, old_high)}"
+    if now is None or before is None:
+        # As long as it was one of them before, only their share tells whether it has become worse.
+        return Gate(new["label"], text, now is not None or before is None)
+    text += f" (x{now / before:.3f}, at most x{1 + tolerance:.3f})"
     is_over = now > before * (1 + tolerance)
     if is_over and (low is None or old_high is None):
         text += ": too few samples to tell this from chance, measure longer with --duration"
@@ -115,6 +130,10 @@ def _judge_percentile(old: Mapping[str, Any], new: Mapping[str, Any], name: str,
     if is_over and low <= old_high:
         return Gate(new["label"], f"{text}: the intervals overlap, so it may be chance", True)
     return Gate(new["label"], text, not is_over)
+
+
+def _value(value: float | None) -> str:
+    return DROPPED if value is None else f"{value:.2f} ms"
 
 
 def _interval(low: float | None, high: float | None) -> str:

@@ -36,9 +36,10 @@ def _of_subject(subject: Mapping[str, Any], record: Mapping[str, Any]) -> Iterat
         early, late = float(np.median(total_ms[:third])), float(np.median(total_ms[-third:]))
         if early > 0 and abs(late / early - 1) > _DRIFT:
             yield f"{label}: the median of the first third was {early:.3g} ms, of the last {late:.3g} ms"
-    if latency["p99_interval"][1] is None:
+    samples = latency["n"] if subject["camera"] is None else subject["camera"]["due"]
+    if samples < subject["p99_samples_needed"]:
         yield (
-            f"{label}: {latency['n']} samples are too few to bound the p99 from above; it takes "
+            f"{label}: {samples} samples are too few to bound the p99 from above; it takes "
             f"{subject['p99_samples_needed']}. Measure longer with --duration"
         )
 

@@ -14,7 +14,7 @@ from cada_edge.benchmarks.bench_charts import (
     draw_series,
     draw_stages,
 )
-from cada_edge.benchmarks.bench_figures import mean_stages
+from cada_edge.benchmarks.bench_figures import mean_stages, most_shown_ms
 from cada_edge.benchmarks.bench_machine import machine_lines
 from cada_edge.benchmarks.bench_tables import (
     TextTable,
@@ -55,7 +55,7 @@ def _lead(record: Mapping[str, Any]) -> Iterator[str]:
     for subject in record["subjects"]:
         latency, camera = subject["latency_ms"], subject["camera"]
         text = (
-            f"{subject['label']}: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, "
+            f"{subject['label']}: p50 {_percentile(latency['p50'])}, p99 {_percentile(latency['p99'])}, "
             f"{subject['images_per_second']:.1f} images/s"
         )
         if camera is not None:
@@ -64,6 +64,10 @@ def _lead(record: Mapping[str, Any]) -> Iterator[str]:
                 f"{camera['late']} late, {camera['dropped']} dropped"
             )
         yield f"{text}."
+
+
+def _percentile(value: float | None) -> str:
+    return "none: dropped" if value is None else f"{value:.1f} ms"
 
 
 def _accuracy(record: Mapping[str, Any]) -> str:
@@ -113,10 +117,10 @@ def _columns(record: Mapping[str, Any], draw: Any) -> str:
 def _histogram(subject: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     latency = subject["latency_ms"]
     # One scale for all models: the pictures are looked at beside each other.
-    most_ms = 1.25 * max(each["latency_ms"]["p99"] for each in record["subjects"])
+    most_ms = most_shown_ms(record)
     chart = draw_histogram(
         np.asarray(subject["samples"]["total_ms"]),
-        {name: latency[name] for name in ("p50", "p99")},
+        {name: latency[name] for name in ("p50", "p99") if latency[name] is not None},
         alternative=f"Histogram of {latency['n']} latencies of {subject['label']}",
         most_ms=most_ms,
     )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from cada_edge.benchmarks.bench_charts import LIGHT_COLOURS, STAGE_COLOURS
-from cada_edge.benchmarks.bench_figures import mean_stages
+from cada_edge.benchmarks.bench_figures import mean_stages, most_shown_ms
 from cada_edge.benchmarks.plots import FONT_PT, LIGHT, to_png
 
 __all__ = ["to_picture"]
@@ -47,7 +47,7 @@ def to_picture(record: Mapping[str, Any]) -> bytes:
         parse_math=False,
     )
     grid = figure.add_gridspec(len(subjects) + 1, 2, height_ratios=[_ROW_IN] * len(subjects) + [bars_in])
-    most_ms = 1.25 * max(each["latency_ms"]["p99"] for each in subjects)
+    most_ms = most_shown_ms(record)
     worst_ms = 1.05 * max(each["latency_ms"]["max"] for each in subjects)
     limit_ms = 1e3 / config["fps"] if config["mode"] == "camera" else None
     for row, subject in enumerate(subjects):
@@ -80,8 +80,9 @@ def _histogram(axes: Axes, subject: Mapping[str, Any], most_ms: float) -> None:
     ticks = [0, *(10**power for power in range(7) if 10**power < most / 1.5), most]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    for name in ("p50", "p99"):
-        axes.axvline(latency[name], color=LIGHT.anomalous, linewidth=1.2, linestyle=(0, (5, 2)))
+    shown = [latency[name] for name in ("p50", "p99") if latency[name] is not None]
+    for value in shown:
+        axes.axvline(value, color=LIGHT.anomalous, linewidth=1.2, linestyle=(0, (5, 2)))
     axes.set_xlim(0, most_ms)
     beyond = int((total_ms > most_ms).sum())
     tail = f"; {beyond} beyond, up to {latency['max']:.1f} ms" if beyond else ""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Quantile", "Ratio", "Summary", "quantile_ranks", "ratio_of", "samples_needed", "summarize"]
+__all__ = ["Quantile", "Ratio", "Summary", "quantile_ranks", "ratio_of", "samples_needed", "share_interval", "summarize"]
 
 CONFIDENCE = 0.95
 """Of every interval."""
@@ -22,10 +22,10 @@ class Quantile:
 
     level: float
     """0-100."""
-    value: float
-    """Interpolated linearly between neighbours."""
+    value: float | None
+    """The nearest rank's sample: that share of all samples is not above it. None where it is a lost one."""
     low: float | None
-    """Lower end of its 95 % interval; None where there are too few samples for one."""
+    """Lower end of its 95 % interval; None where there are too few samples for one, or it is a lost one."""
     high: float | None
     """Upper end."""
 
@@ -35,7 +35,7 @@ class Summary:
     """All samples of one kind; their unit is the caller's."""
 
     n: int
-    """Samples, every one of them counted."""
+    """Samples with a value, every one of them counted."""
     minimum: float
     """Smallest."""
     mean: float
@@ -121,34 +121,54 @@ def samples_needed(level: float, *, confidence: float = CONFIDENCE) -> int:
     return math.ceil(math.log((1 - confidence) / 2) / math.log(share))
 
 
-def summarize(values: Sequence[float] | NDArray[np.float64], levels: Sequence[float]) -> Summary:
+def summarize(
+    values: Sequence[float] | NDArray[np.float64], levels: Sequence[float], *, lost: int = 0
+) -> Summary:
     """Summarise samples, all of them.
 
     Args:
         values: At least one.
         levels: Percentiles, 0-100.
+        lost: Samples beyond every value, as frames that were dropped and never had their verdict: they count
+            in the percentiles, and in nothing else.
     """
     ordered = np.sort(np.asarray(values, np.float64))
-    n = len(ordered)
+
+    def at(rank: int | None) -> float | None:
+        return None if rank is None or rank > len(ordered) else float(ordered[rank - 1])
+
+    n = len(ordered) + lost
     quantiles = []
-    for level, value in zip(levels, np.percentile(ordered, list(levels)), strict=True):
+    for level in levels:
         low, high = quantile_ranks(n, level)
-        quantiles.append(
-            Quantile(
-                level,
-                float(value),
-                None if low is None else float(ordered[low - 1]),
-                None if high is None else float(ordered[high - 1]),
-            )
-        )
+        # What a rounded product lacks or has too much is no rank.
+        rank = max(1, math.ceil(level * n / 100 - 1e-9))
+        quantiles.append(Quantile(level, at(rank), at(low), at(high)))
     return Summary(
-        n,
+        len(ordered),
         float(ordered[0]),
         float(ordered.mean()),
-        float(ordered.std(ddof=1)) if n > 1 else 0.0,
+        float(ordered.std(ddof=1)) if len(ordered) > 1 else 0.0,
         float(ordered[-1]),
         tuple(quantiles),
     )
+
+
+def share_interval(hits: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share that was counted, after Wilson (1927).
+
+    Args:
+        hits: Counted ones, 0 to n.
+        n: All, at least 1.
+
+    Example:
+        >>> [round(end, 4) for end in share_interval(0, 1800)]
+        [0.0, 0.0021]
+    """
+    z = 1.959964
+    centre = (hits + z * z / 2) / (n + z * z)
+    half = z * math.sqrt(hits * (n - hits) / n + z * z / 4) / (n + z * z)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def ratio_of(
@@ -161,12 +181,12 @@ def ratio_of(
         denominators: Of each block of the other, in the same order, above 0.
     """
     ratios = np.asarray(numerators, np.float64) / np.asarray(denominators, np.float64)
-    median = summarize(ratios, (50.0,)).quantiles[0]
-    both = median.low is not None and median.high is not None
+    interval = summarize(ratios, (50.0,)).quantiles[0]
+    both = interval.low is not None and interval.high is not None
     return Ratio(
-        median.value,
-        median.low if both else None,
-        median.high if both else None,
+        float(np.median(ratios)),
+        interval.low if both else None,
+        interval.high if both else None,
         float(ratios.min()),
         float(ratios.max()),
         len(ratios),

@@ -124,7 +124,7 @@ def test_a_failed_rename_leaves_the_old_file_and_no_other(
 
 def test_a_read_only_file_system_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Simulated: root, as in a container, may write into a folder without the write permission.
-    monkeypatch.setattr("cada_edge.files.tempfile.mkstemp", _fail_with(errno.EROFS))
+    monkeypatch.setattr("cada_edge.files.os.open", _fail_with(errno.EROFS))
     with pytest.raises(OutputError, match=r"Read-only file system\. .*nothing was changed"):
         write_atomic(tmp_path / "model.onnx", b"new")
     assert _names(tmp_path) == []
