@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cada_edge.benchmarks.paper import HEADINGS, PaperDataset, PaperRow, load_datasets, load_tables
 from cada_edge.errors import ConfigError
 from cada_edge.extras import require_extra
+from cada_edge.files import sha256_file
 from cada_edge.manifest import Manifest
 from cada_edge.runtime.datasets import DatasetIndex, index_dataset
 from cada_edge.runtime.evaluate_model import evaluate_model
@@ -89,15 +90,22 @@ def measure_accuracy(
     }
 
 
-def require_checkpoint(checkpoint: Path) -> None:
+def require_checkpoint(checkpoint: Path, manifests: Iterable[Manifest] = ()) -> None:
     """Check, before minutes of measuring, that figures of a checkpoint can be had.
 
+    Args:
+        checkpoint: The file, or the JSON of its evaluation.
+        manifests: Of the files that are to be held against it.
+
     Raises:
-        ConfigError: It is not there, or a JSON file that holds no evaluation.
+        ConfigError: It is not there, a JSON file that holds no evaluation, or not what a file was exported
+            from.
         MissingExtraError: It has to be evaluated, and PyTorch is not installed.
     """
     if checkpoint.suffix.lower() == ".json":
-        _read_figures(checkpoint)
+        found = _read_figures(checkpoint)
+        for manifest in manifests:
+            _require_origin(checkpoint, found["model_sha256"], manifest)
     elif not checkpoint.is_file():
         raise ConfigError(
             f"There is no {checkpoint}; wanted the checkpoint that the file was exported from, or the JSON "
@@ -105,6 +113,19 @@ def require_checkpoint(checkpoint: Path) -> None:
         )
     else:
         require_extra("Evaluating a checkpoint", "torch", "train")
+        sha256 = sha256_file(checkpoint)
+        for manifest in manifests:
+            _require_origin(checkpoint, sha256, manifest)
+
+
+def _require_origin(checkpoint: Path, sha256: str | None, manifest: Manifest) -> None:
+    """Refuse another training's checkpoint: its difference would be taken for the export's."""
+    if sha256 is not None and sha256 != manifest.checkpoint_sha256:
+        raise ConfigError(
+            f"{checkpoint} is of the checkpoint {sha256[:12]}; wanted {manifest.checkpoint_sha256[:12]}, "
+            f"which the {manifest.format} file of {manifest.base} was exported from. Correct --checkpoint, "
+            "or export this checkpoint and measure that file."
+        )
 
 
 def _describe(index: DatasetIndex) -> dict[str, Any]:
@@ -196,14 +217,12 @@ def _drift(
 ) -> dict[str, Any]:
     """Return ours minus the checkpoint's, in points."""
     theirs = _figures_of(checkpoint, index, manifest)
+    # The engine is another by intent, and the threshold changes none of these figures.
     wanted = {
-        "base": manifest.base,
-        "encoder": manifest.encoder,
-        "alignment": manifest.alignment,
-        "kinds": sorted(figures["per_kind"]),
-        "images": figures["images"],
+        name: value for name, value in figures["protocol"].items() if name not in ("engine", "threshold")
     }
-    came = {name: theirs["protocol"].get(name) for name in ("base", "encoder", "alignment")}
+    came = {name: theirs["protocol"].get(name) for name in wanted}
+    wanted |= {"kinds": sorted(figures["per_kind"]), "images": figures["images"]}
     came |= {"kinds": sorted(theirs["per_kind"]), "images": theirs["images"]}
     other = [
         f"{name} {came[name]} instead of {value}" for name, value in wanted.items() if came[name] != value
@@ -228,7 +247,7 @@ def _drift(
 
 
 def _figures_of(checkpoint: Path, index: DatasetIndex, manifest: Manifest) -> dict[str, Any]:
-    require_checkpoint(checkpoint)
+    require_checkpoint(checkpoint, [manifest])
     if checkpoint.suffix.lower() == ".json":
         return _read_figures(checkpoint)
     from cada_edge.trainer.evaluate_checkpoint import evaluate_checkpoint
@@ -239,7 +258,8 @@ def _figures_of(checkpoint: Path, index: DatasetIndex, manifest: Manifest) -> di
 def _read_figures(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {name: found[name] for name in (*READINGS, "per_kind", "images", "protocol")}
+        kept = {name: found[name] for name in (*READINGS, "per_kind", "images", "protocol")}
+        return {**kept, "model_sha256": found.get("model_sha256")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} holds no evaluation ({type(error).__name__}: {error}); wanted what "

@@ -158,7 +158,7 @@ def require_like(found: Sequence[str]) -> None:
     if found:
         raise ConfigError(
             f"The baseline is not of the same measurement: {'; '.join(found)} (baseline -> now). Wanted "
-            "equal mode, batch, frames, engine, threads and machine. Measure a new baseline with: "
+            "equal mode, batch, frame sizes, engine, threads and machine. Measure a new baseline with: "
             "cada-edge bench MODEL --out baseline.json"
         )
 

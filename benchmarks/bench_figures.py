@@ -34,8 +34,9 @@ def figures_of(
         curves: Energy over the same time.
 
     Returns:
-        latency_ms (see `Summary.to_dict`; a camera's percentiles are of all frames that were due), p99_samples_needed, stages_ms, frames, seconds,
-        images_per_second, camera, energy, warm_up, samples: JSON-safe.
+        latency_ms (see `Summary.to_dict`; a camera's percentiles are of all frames that were due),
+        p99_samples_needed, stages_ms, frames, seconds, images_per_second, camera, energy, warm_up, samples:
+        JSON-safe.
     """
     levels = sorted({*ALWAYS, *config.percentiles})
     # Coordinated omission: a camera's frame that was given up is later than any that was not.
@@ -82,7 +83,7 @@ def most_shown_ms(record: Mapping[str, Any]) -> float:
     """
     latencies = [subject["latency_ms"] for subject in record["subjects"]]
     # Where the p99 is a dropped frame the slowest verdict is the last that there is to see.
-    return 1.25 * max(each["max"] if each["p99"] is None else each["p99"] for each in latencies)
+    return 1.25 * max(float(each["max"] if each["p99"] is None else each["p99"]) for each in latencies)
 
 
 def _stages(blocks: Sequence[Block], mean_ms: float) -> dict[str, Any]:

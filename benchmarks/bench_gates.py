@@ -103,7 +103,10 @@ def _judge_rate(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float
 
 def _judge_dropped(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float) -> Gate:
     before, now = old["camera"], new["camera"]
-    low, high = share_interval(now["dropped"], now["due"])[0], share_interval(before["dropped"], before["due"])[1]
+    low, high = (
+        share_interval(now["dropped"], now["due"])[0],
+        share_interval(before["dropped"], before["due"])[1],
+    )
     text = (
         f"dropped {now['dropped']} of {now['due']} frames (at least {100 * low:.2f} %), baseline "
         f"{before['dropped']} of {before['due']} (at most {100 * high:.2f} %)"
@@ -118,7 +121,9 @@ def _judge_percentile(old: Mapping[str, Any], new: Mapping[str, Any], name: str,
     before, now = old["latency_ms"][name], new["latency_ms"][name]
     low, high = new["latency_ms"][f"{name}_interval"]
     old_low, old_high = old["latency_ms"][f"{name}_interval"]
-    text = f"{name} {_value(now)}{_interval(low, high)}, baseline {_value(before)}{_interval(old_low, old_high)}"
+    text = (
+        f"{name} {_value(now)}{_interval(low, high)}, baseline {_value(before)}{_interval(old_low, old_high)}"
+    )
     if now is None or before is None:
         # As long as it was one of them before, only their share tells whether it has become worse.
         return Gate(new["label"], text, now is not None or before is None)

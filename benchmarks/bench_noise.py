@@ -13,8 +13,9 @@ _VARIATION = 0.10
 """Largest standard deviation over the mean that is taken for quiet."""
 _DRIFT = 0.05
 """Largest change of the median from the first third of the time to the last."""
-_OTHER_LOAD = 0.05
-"""Largest share of the processors that others may take."""
+_OTHER_LOAD, _OTHER_CORES = 0.05, 0.5
+"""Largest share of the processors that this process may use which others may take; at most half a processor:
+on a large machine too they take caches, memory bandwidth and the turbo clock."""
 _STOLEN = 0.01
 _FEW_FRAMES = 8
 
@@ -46,15 +47,23 @@ def _of_subject(subject: Mapping[str, Any], record: Mapping[str, Any]) -> Iterat
 
 def _of_machine(machine: Mapping[str, Any]) -> Iterator[str]:
     load = machine["load"]
-    cores = machine["cores_installed"] or 1
+    cores = machine["cores"] or machine["cores_installed"] or 1
     other = load["other_cores"]
-    if other is not None and other > _OTHER_LOAD * cores:
-        yield f"other processes kept {other:.1f} of {cores} processors busy"
+    if other is not None and other > min(_OTHER_LOAD * cores, _OTHER_CORES):
+        yield (
+            f"other processes kept {other:.1f} of {machine['cores_installed'] or cores} processors busy; "
+            f"this one may use {cores}"
+        )
     if (load["stolen_share"] or 0) > _STOLEN:
         share = 100 * load["stolen_share"]
         yield f"the machine below this virtual one took {share:.0f} % of the processors' time"
     if load["throttled"]:
         yield f"processors were slowed down for heat {load['throttled']} times"
+    if load["power_throttled"]:
+        yield (
+            f"the module was slowed down {load['power_throttled']} times for its current or voltage; look at "
+            "the power supply and the power mode (nvpmodel)"
+        )
     if load["pages_read"]:
         yield f"{load['pages_read']} pages of memory were read from a disk"
     if machine["governor"] not in (None, "performance"):

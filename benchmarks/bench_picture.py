@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from cada_edge.benchmarks.bench_charts import LIGHT_COLOURS, STAGE_COLOURS
 from cada_edge.benchmarks.bench_figures import mean_stages, most_shown_ms
+from cada_edge.benchmarks.bench_tables import DROPPED
 from cada_edge.benchmarks.plots import FONT_PT, LIGHT, to_png
 
 __all__ = ["to_picture"]
@@ -39,7 +40,8 @@ def to_picture(record: Mapping[str, Any]) -> bytes:
     )
     config = record["config"]
     figure.suptitle(
-        f"cada-edge bench, {config['mode']}, {record['started_at']}, {record['machine']['cpu']}",
+        f"cada-edge {record['version']} bench, {config['mode']}, {record['started_at']}, "
+        f"{record['machine']['cpu']}{_verdicts(record)}",
         fontsize=FONT_PT,
         color=LIGHT.ink,
         x=0.01,
@@ -55,6 +57,17 @@ def to_picture(record: Mapping[str, Any]) -> bytes:
         _series(_styled(figure.add_subplot(grid[row, 1])), subject, max(worst_ms, limit_ms or 0), limit_ms)
     _stages(_styled(figure.add_subplot(grid[len(subjects), :])), mean_stages(record))
     return to_png(figure)
+
+
+def _verdicts(record: Mapping[str, Any]) -> str:
+    """Say what a reader must not miss, in a line; the other reports say it in words."""
+    parts = []
+    failed = sum(not gate["passed"] for gate in record["gates"])
+    if record["gates"]:
+        parts.append(f"{failed} of {len(record['gates'])} gates FAILED" if failed else "all gates passed")
+    if record["warnings"]:
+        parts.append(f"{len(record['warnings'])} reasons to doubt these figures, see the report in words")
+    return f"\n{'; '.join(parts)}" if parts else ""
 
 
 def _styled(axes: Axes) -> Axes:
@@ -80,9 +93,13 @@ def _histogram(axes: Axes, subject: Mapping[str, Any], most_ms: float) -> None:
     ticks = [0, *(10**power for power in range(7) if 10**power < most / 1.5), most]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    shown = [latency[name] for name in ("p50", "p99") if latency[name] is not None]
-    for value in shown:
-        axes.axvline(value, color=LIGHT.anomalous, linewidth=1.2, linestyle=(0, (5, 2)))
+    shown = {name: latency[name] for name in ("p50", "p99")}
+    percentiles = ", ".join(
+        f"{name} {DROPPED if value is None else f'{value:.2f} ms'}" for name, value in shown.items()
+    )
+    for value in shown.values():
+        if value is not None:
+            axes.axvline(value, color=LIGHT.anomalous, linewidth=1.2, linestyle=(0, (5, 2)))
     axes.set_xlim(0, most_ms)
     beyond = int((total_ms > most_ms).sum())
     tail = f"; {beyond} beyond, up to {latency['max']:.1f} ms" if beyond else ""
@@ -90,9 +107,15 @@ def _histogram(axes: Axes, subject: Mapping[str, Any], most_ms: float) -> None:
     axes.set_ylabel("samples")
     _title(
         axes,
-        f"{subject['label']}\nn {latency['n']}, p50 {latency['p50']:.2f} ms, p99 {latency['p99']:.2f} ms, "
-        f"{subject['images_per_second']:.1f} images/s",
+        f"{subject['label']}\n{percentiles}, n {latency['n']}, {subject['images_per_second']:.1f} images/s"
+        f"{_of_cameras(subject['camera'])}",
     )
+
+
+def _of_cameras(camera: Mapping[str, Any] | None) -> str:
+    if camera is None:
+        return ""
+    return f"\nof {camera['due']} frames that were due {camera['late']} late, {camera['dropped']} dropped"
 
 
 def _series(axes: Axes, subject: Mapping[str, Any], top_ms: float, limit_ms: float | None) -> None:

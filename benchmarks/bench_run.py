@@ -24,7 +24,7 @@ from cada_edge.errors import ConfigError
 
 __all__ = ["SCHEMA", "plan_blocks", "run_bench"]
 
-SCHEMA = "cada-edge bench 1"
+SCHEMA = "cada-edge bench 2"
 """Of the record; another number is another form."""
 
 _FILL: dict[str, Callable[[Block, Subject, FrameSet, BenchConfig, float], None]] = {
@@ -56,7 +56,7 @@ class _Measured:
 
     blocks: list[Block] = field(default_factory=list)
     warm_ups: list[Block] = field(default_factory=list)
-    is_interrupted: bool = False
+    interruption: KeyboardInterrupt | None = None
     turns: str | None = None
 
 
@@ -96,6 +96,7 @@ def run_bench(
     backends: Sequence[str] = (),
     source: Path | None = None,
     progress: Progress | None = None,
+    on_interrupt: Callable[[KeyboardInterrupt], None] | None = None,
 ) -> dict[str, Any]:
     """Measure every model on every backend.
 
@@ -105,6 +106,7 @@ def run_bench(
         backends: None for 'auto'.
         source: Where frames come from; None draws them.
         progress: Called with what is done, blocks done and blocks in all.
+        on_interrupt: Called with the Ctrl-C that ended it, if one did.
 
     Returns:
         The record, JSON-safe. After a Ctrl-C it has `interrupted` set and holds what was measured until then.
@@ -133,12 +135,14 @@ def run_bench(
             figures = figures_of(own, warm_up, config, curves)
             records.append({"label": subject.label, "model": subject.identity(own[-1].engine), **figures})
     if not records:
-        raise KeyboardInterrupt
+        raise measured.interruption or KeyboardInterrupt
+    if measured.interruption is not None and on_interrupt is not None:
+        on_interrupt(measured.interruption)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "version": __version__,
         "started_at": started.isoformat(timespec="seconds"),
-        "interrupted": measured.is_interrupted,
+        "interrupted": measured.interruption is not None,
         "config": config.to_dict(),
         "how": config.describe(),
         "interleaved": measured.turns,
@@ -181,8 +185,8 @@ def _measure(
                 tell(f"measure {subjects[number].label}", done, len(order))
                 measured.blocks.append(Block(number, done // len(subjects) * _FRAMES_ON))
                 fill(measured.blocks[-1], subjects[number], frames, config, block_s)
-    except KeyboardInterrupt:
-        measured.is_interrupted = True
+    except KeyboardInterrupt as interruption:
+        measured.interruption = interruption
 
 
 def _frames_for(subjects: Sequence[Subject], config: BenchConfig, source: Path | None) -> FrameSet:

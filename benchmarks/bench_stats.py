@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Quantile", "Ratio", "Summary", "quantile_ranks", "ratio_of", "samples_needed", "share_interval", "summarize"]
+__all__ = [
+    "Quantile",
+    "Ratio",
+    "Summary",
+    "quantile_ranks",
+    "ratio_of",
+    "samples_needed",
+    "share_interval",
+    "summarize",
+]
 
 CONFIDENCE = 0.95
 """Of every interval."""

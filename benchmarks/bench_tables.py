@@ -78,8 +78,8 @@ def _latency(record: Mapping[str, Any]) -> TextTable:
     mode = record["config"]["mode"]
     if mode == "camera":
         notes.append(
-            f"percentiles are of all frames that were due, a dropped one later than any other; {DROPPED}: it is "
-            "one of these. n, min, mean and max are of frames with a verdict"
+            f"percentiles are of all frames that were due, a dropped one later than any other; {DROPPED}: it "
+            "is one of these. n, min, mean and max are of frames with a verdict"
         )
     what = {
         "latency": "Latency of a call, frame to verdict and sink, in ms",

@@ -8,6 +8,7 @@ from typing import Any
 from cada_edge.benchmarks.bench_compare import differences, pair_subjects, unlike
 from cada_edge.benchmarks.bench_machine import machine_lines
 from cada_edge.benchmarks.bench_tables import (
+    DROPPED,
     TextTable,
     accuracy_tables,
     headline,
@@ -77,7 +78,8 @@ def compare_to_dict(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
 
     Returns:
         not_comparable (in what they measure something else), differences (versions and settings), models:
-        label, and for each figure its value in both and their ratio, the newer over the older.
+        label, and for each figure its value in both (None: a percentile that is a dropped frame) and their
+        ratio, the newer over the older.
     """
     models = []
     for before, after in pair_subjects(old, new):
@@ -95,8 +97,12 @@ def compare_to_dict(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
     return {"not_comparable": unlike(old, new), "differences": differences(old, new), "models": models}
 
 
-def _beside(old: float, new: float) -> dict[str, float | None]:
-    return {"old": old, "new": new, "ratio": new / old if old else None}
+def _beside(old: float | None, new: float | None) -> dict[str, float | None]:
+    return {"old": old, "new": new, "ratio": new / old if old and new is not None else None}
+
+
+def _shown(value: float | None) -> str:
+    return DROPPED if value is None else f"{value:.3f}"
 
 
 def compare_to_text(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -107,8 +113,8 @@ def compare_to_text(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         rows = [
             [
                 name,
-                f"{each['old']:.3f}",
-                f"{each['new']:.3f}",
+                _shown(each["old"]),
+                _shown(each["new"]),
                 "-" if each["ratio"] is None else f"x{each['ratio']:.3f}",
             ]
             for name, each in model["figures"].items()
@@ -120,5 +126,5 @@ def compare_to_text(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     lines += [f"NOT COMPARABLE: {line}" for line in found["not_comparable"]]
     lines += [f"differs: {line}" for line in found["differences"]]
     if not found["not_comparable"]:
-        lines.append("mode, batch, frames, engine, threads and machine are equal")
+        lines.append("mode, batch, frame sizes, engine, threads and machine are equal")
     return "\n".join(lines)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CpuTimes", "LoadMeter", "parse_stat", "read_frequency_mhz", "read_throttle_count"]
+__all__ = [
+    "CpuTimes",
+    "LoadMeter",
+    "parse_stat",
+    "read_frequency_mhz",
+    "read_power_throttle_count",
+    "read_throttle_count",
+]
 
 _ROOT = Path("/")
 
@@ -56,6 +64,7 @@ class LoadMeter:
         self._own = _own_usage()
         self._started_s = time.perf_counter()
         self._throttled = read_throttle_count(root)
+        self._power_throttled = read_power_throttle_count(root)
 
     def read(self) -> dict[str, Any]:
         """Return what happened since.
@@ -64,7 +73,8 @@ class LoadMeter:
             own_cores and other_cores (processors kept busy on average, by this process and by all others),
             stolen_share and idle_share (0-1 of all processors' time), switched_out (times that another
             process took our processor), pages_read (page faults that waited for a disk), throttled (events
-            of processors slowed down for heat), peak_memory_mib of this process since it began.
+            of processors slowed down for heat), power_throttled (events of a Jetson slowed down for its
+            current or voltage), peak_memory_mib of this process since it began.
         """
         seconds = max(time.perf_counter() - self._started_s, 1e-9)
         now, own = _cpu_times(self._root), _own_usage()
@@ -78,6 +88,7 @@ class LoadMeter:
                 "pages_read",
                 "peak_memory_mib",
                 "throttled",
+                "power_throttled",
             )
         )
         own_s = None
@@ -98,6 +109,9 @@ class LoadMeter:
         throttled = read_throttle_count(self._root)
         if throttled is not None and self._throttled is not None:
             found["throttled"] = throttled - self._throttled
+        power_throttled = read_power_throttle_count(self._root)
+        if power_throttled is not None and self._power_throttled is not None:
+            found["power_throttled"] = power_throttled - self._power_throttled
         return found
 
 
@@ -146,8 +160,22 @@ def read_frequency_mhz(root: Path = _ROOT) -> float | None:
 
 def read_throttle_count(root: Path = _ROOT) -> int | None:
     """Return how often processors were slowed down for heat; None where the kernel does not count it."""
+    return _sum_of((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count"))
+
+
+def read_power_throttle_count(root: Path = _ROOT) -> int | None:
+    """Return how often a Jetson Orin was slowed down for too little voltage or too much current.
+
+    Its kernel counts undervoltage (oc1), average (oc2) and instantaneous overcurrent (oc3), the reasons of
+    what the desktop calls "System throttled due to over-current"; see "Platform Power and Performance" in
+    NVIDIA's Jetson Linux Developer Guide. None on any other machine.
+    """
+    return _sum_of((root / "sys/class/hwmon").glob("hwmon*/oc[0-9]_event_cnt"))
+
+
+def _sum_of(counters: Iterable[Path]) -> int | None:
     counts = []
-    for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count"):
+    for path in counters:
         try:
             counts.append(int(path.read_text(encoding="ascii")))
         except (OSError, ValueError):

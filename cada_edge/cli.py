@@ -2,7 +2,7 @@
 
 Results go to stdout, logs and progress to stderr. Exit codes: 0 fine; 1 a check failed; 2 usage or bad input;
 3 the model is damaged or does not fit this machine; 4 source lost; 5 a missing extra; 130 interrupted by
-Ctrl-C; 143 by SIGTERM.
+Ctrl-C; 143 by SIGTERM, which is 0 for `predict` once it inspects.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cada_edge.cli_reproduce import reproduce
 from cada_edge.cli_training import demo, train
 from cada_edge.errors import CadaEdgeError, ConfigError
 from cada_edge.extras import require_extra
+from cada_edge.files import sha256_file
 from cada_edge.options import (
     backend_option,
     format_parity,
@@ -174,7 +175,9 @@ def evaluate(model: Path, data: Path, layout: str, as_json: bool, **options: Any
             save_maps=options["save_maps"],
             progress=lambda done, total: bar.update(1),
         )
-    print_result(evaluation.to_dict(), as_json=as_json, text=evaluation.to_text)
+    # The file's own fingerprint tells a later reader of which model these figures are.
+    result = {**evaluation.to_dict(), "model_sha256": sha256_file(model)}
+    print_result(result, as_json=as_json, text=evaluation.to_text)
 
 
 def _refuse_unused(model: Path, options: dict[str, Any], *, is_checkpoint: bool) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from cada_edge.benchmarks.bench_config import (
     parse_percentiles,
     parse_share,
 )
-from cada_edge.errors import ConfigError
+from cada_edge.errors import ConfigError, OutputError
 from cada_edge.extras import require_extra
 from cada_edge.options import json_option, print_result, size_hw, threads_option
 
@@ -153,6 +156,10 @@ def bench(
     if older is not None:
         require_like(unlike_config(older, config.to_dict()))
     _check(models, out, data=data, checkpoint=checkpoint, max_p99=max_p99)
+    interruptions: list[KeyboardInterrupt] = []
+    # What was measured in minutes is judged, printed and written, whatever of that goes wrong.
+    troubles: list[BaseException] = []
+    gates: list[Any] = []
     with _Progress() as progress:
         record = run_bench(
             models,
@@ -160,23 +167,33 @@ def bench(
             backends=options["backends"],
             source=options["source"],
             progress=progress.tell,
+            on_interrupt=interruptions.append,
         )
-        trouble: BaseException | None = None
-        try:
-            if not record["interrupted"] and data is not None:
-                record["accuracy"] = _accuracy(models, options, data, checkpoint, progress)
-            gates = [] if record["interrupted"] else _judge(record, older, max_p99, share)
-        except BaseException as error:  # any: what was measured in minutes is written and printed first
-            trouble, gates = error, []
-    record["gates"] = [gate.to_dict() for gate in gates]
+        if not interruptions:
+            with _noted(troubles):
+                gates += _judge(record, older, max_p99, share)
+            record["gates"] = [gate.to_dict() for gate in gates]
+            if data is not None:
+                record["accuracy"] = []
+                with _noted(troubles):
+                    _measure_accuracy(record["accuracy"], models, options, data, checkpoint, progress)
+    with _noted(troubles):
+        print_result(record, as_json=as_json, text=lambda: to_text(record))
     for path in out:
-        _write(path, record)
-    print_result(record, as_json=as_json, text=lambda: to_text(record))
-    if trouble is not None:
+        with _noted(troubles):
+            _write(path, record)
+    for trouble in (*interruptions, *troubles):
         raise trouble
-    if record["interrupted"]:
-        raise KeyboardInterrupt
     raise_failed(gates)
+
+
+@contextmanager
+def _noted(troubles: list[BaseException]) -> Iterator[None]:
+    """Go on after any error, which is raised at the end."""
+    try:
+        yield
+    except BaseException as error:
+        troubles.append(error)
 
 
 def _config(options: dict[str, Any]) -> BenchConfig:
@@ -214,6 +231,7 @@ def _check(
             )
         if path.suffix.lower() == ".png":
             require_extra("A picture of the report", "matplotlib", "bench")
+        _require_writable(path)
     if checkpoint is not None and data is None:
         raise ConfigError(
             f"--checkpoint {checkpoint} came without --data; wanted the data set that both are evaluated on. "
@@ -221,40 +239,52 @@ def _check(
         )
     if data is not None:
         from cada_edge.benchmarks.bench_accuracy import require_checkpoint
+        from cada_edge.manifest import Manifest
         from cada_edge.runtime.datasets import index_dataset
 
         index_dataset(data)
         if checkpoint is not None:
-            require_checkpoint(checkpoint)
+            require_checkpoint(checkpoint, map(Manifest.read, models))
     if max_p99 is not None and not max_p99 > 0:
         raise ConfigError(f"--max-p99 {max_p99} came; wanted a time above 0 ms. Pass --max-p99 33.")
 
 
-def _accuracy(
+def _require_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"--out {path} cannot be written: {error.strerror or error}. Choose a folder that can be "
+            "written; nothing was measured."
+        ) from error
+    if path.is_dir():
+        raise OutputError(f"--out {path} is a folder; wanted the name of a file. Nothing was measured.")
+
+
+def _measure_accuracy(
+    found: list[dict[str, Any]],
     models: tuple[Path, ...],
     options: dict[str, Any],
     data: Path,
     checkpoint: Path | None,
     progress: _Progress,
-) -> list[dict[str, Any]]:
+) -> None:
+    """Evaluate every model; what is done before an error stays in the list."""
     from cada_edge.benchmarks.bench_accuracy import measure_accuracy
 
-    return [
-        {
-            "file": model.name,
-            "backend": backend,
-            "figures": measure_accuracy(
+    for model in dict.fromkeys(models):
+        for backend in options["backends"] or ("auto",):
+            figures = measure_accuracy(
                 model,
                 data,
                 backend=backend,
                 threads=options["threads"],
                 checkpoint=checkpoint,
                 progress=lambda done, total: progress.tell("evaluate", done, total),
-            ),
-        }
-        for model in dict.fromkeys(models)
-        for backend in options["backends"] or ("auto",)
-    ]
+            )
+            found.append({"file": model.name, "backend": backend, "figures": figures})
 
 
 def _judge(record: dict[str, Any], older: Any, max_p99: float | None, share: float) -> list[Any]:

@@ -42,8 +42,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        # Not mkstemp, which makes private files: results are for everyone the umask lets in, and only the kernel
-        # reads the umask without setting it, which would reach the files of other threads.
+        # Not mkstemp, which makes private files: results are for everyone the umask lets in, and the kernel
+        # alone knows the umask without setting it, which would reach the files of other threads.
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         temporary = draft
         yield temporary

@@ -9,10 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from cada_edge.benchmarks.bench_accuracy import measure_accuracy, paper_row
+from cada_edge.benchmarks.bench_accuracy import measure_accuracy, paper_row, require_checkpoint
 from cada_edge.benchmarks.bench_tables import accuracy_tables
 from cada_edge.errors import ConfigError
+from cada_edge.files import sha256_file
 from cada_edge.manifest import Manifest, Parity
+from cada_edge.runtime.datasets import index_dataset
+from cada_edge.runtime.evaluate_model import evaluate_model
 
 
 @pytest.fixture
@@ -104,12 +107,12 @@ def test_the_exports_own_drift_is_told(tiny_model: Path, line: Path) -> None:
 
 def test_drift_against_the_checkpoints_own_evaluation(tiny_model: Path, line: Path, tmp_path: Path) -> None:
     figures = measure_accuracy(tiny_model, line)
+    own = evaluate_model(tiny_model, index_dataset(line)).to_dict()
     theirs = {
+        **own,
         "mixed": {**figures["mixed"], "i_auroc": 99.5, "p_ap": None},
-        "averaged": figures["averaged"],
-        "per_kind": {"bolt": {}, "nut": {}},
-        "images": 4,
-        "protocol": {"base": "revdist", "encoder": "none", "alignment": "cada"},
+        "protocol": {**own["protocol"], "engine": "torch", "threshold": 7.0},
+        "model_sha256": Manifest.read(tiny_model).checkpoint_sha256,
     }
     path = tmp_path / "checkpoint-eval.json"
     path.write_text(json.dumps(theirs))
@@ -127,14 +130,29 @@ def test_drift_against_the_checkpoints_own_evaluation(tiny_model: Path, line: Pa
         ({"protocol": {**protocol, "alignment": "none"}}, "alignment none instead of cada"),
         ({"protocol": {**protocol, "base": "uniad"}}, "base uniad instead of revdist"),
         ({"protocol": {**protocol, "encoder": "resnet18"}}, "encoder resnet18 instead of none"),
+        ({"protocol": {**protocol, "resolution": "32x32"}}, "resolution 32x32 instead of 16x16"),
+        ({"protocol": {**protocol, "masks": "nearest"}}, "masks nearest instead of pil-bilinear>0"),
     ):
         path.write_text(json.dumps({**theirs, **change}))
         with pytest.raises(ConfigError, match=f"has figures of {message}; wanted those of what this file"):
             measure_accuracy(tiny_model, line, checkpoint=path)
+    path.write_text(json.dumps({**theirs, "model_sha256": "f" * 64}))
+    with pytest.raises(ConfigError, match="is of the checkpoint ffffffffffff; wanted 000000000000"):
+        measure_accuracy(tiny_model, line, checkpoint=path)
     for text in ("[]", "{}", "no"):
         path.write_text(text)
         with pytest.raises(ConfigError, match="holds no evaluation"):
             measure_accuracy(tiny_model, line, checkpoint=path)
+
+
+def test_the_checkpoint_of_another_training_is_refused(tiny_model: Path, line: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(b"another training")
+    with pytest.raises(ConfigError, match="wanted 000000000000, which the onnx file of revdist was"):
+        require_checkpoint(checkpoint, [Manifest.read(tiny_model)])
+    own = dataclasses.replace(Manifest.read(tiny_model), checkpoint_sha256=sha256_file(checkpoint))
+    require_checkpoint(checkpoint, [own])
 
 
 def test_a_checkpoint_without_torch_names_the_extra(

@@ -41,7 +41,10 @@ def subject(label: str = "model", *, p50: float = 10.0, p99: float = 12.0) -> di
             "p50_interval": [p50 - 0.1, p50 + 0.1],
             "p99": p99,
             "p99_interval": [p99 - 0.5, p99 + 0.5],
+            "p95": p50 + 1.0,
+            "p95_interval": [p50 + 0.9, p50 + 1.1],
         },
+        "p99_samples_needed": 368,
         "images_per_second": 1000 / p50,
         "camera": None,
     }
@@ -86,20 +89,45 @@ def test_the_p99_is_held_against_its_limit() -> None:
     raise_failed(gates[:1])
 
 
+def of_cameras(due: int, dropped: int, *, p99: float | None = 12.0) -> dict[str, Any]:
+    found = subject(p99=p99 or 12.0)
+    found["latency_ms"]["p99"] = p99
+    found["latency_ms"]["p99_interval"][1] = None if p99 is None else p99 + 0.5
+    found["camera"] = {"due": due, "dropped": dropped, "dropped_share": dropped / due, "late_share": 0.0}
+    return record(found, mode="camera")
+
+
 def test_dropped_frames_never_had_their_verdict() -> None:
+    gate = judge_max_p99(of_cameras(1000, 9, p99=20.0), 33.0)[0]
+    assert gate.passed
+    assert gate.what.endswith("of 1000 frames that were due 0.9 % were dropped")
+    gate = judge_max_p99(of_cameras(1000, 11, p99=None), 33.0)[0]
+    assert not gate.passed
+    assert gate.what.startswith("p99 dropped (11.50 to ?), limit 33 ms")
+
+
+def test_a_p99_of_few_samples_says_so() -> None:
     measured = record()
-    camera = {"due": 1000, "dropped_share": 0.009, "p99_of_due_ms": 20.0}
-    measured["subjects"][0]["camera"] = camera
+    measured["subjects"][0]["latency_ms"].update(n=33, p99_interval=[11.5, None])
     gate = judge_max_p99(measured, 33.0)[0]
     assert gate.passed
-    assert gate.what.endswith("of all 1000 frames that were due, 0.9 % dropped: p99 20.00 ms")
-    # Few late ones and few dropped ones together are more than one in a hundred.
-    measured["subjects"][0]["camera"] = {**camera, "p99_of_due_ms": 40.0}
-    assert not judge_max_p99(measured, 33.0)[0].passed
-    measured["subjects"][0]["camera"] = {**camera, "dropped_share": 0.011, "p99_of_due_ms": None}
-    gate = judge_max_p99(measured, 33.0)[0]
-    assert not gate.passed
-    assert "1.1 % dropped: more than 1 % have no verdict" in gate.what
+    assert gate.what.endswith("33 samples do not bound it, 368 would")
+
+
+def test_more_dropped_frames_than_the_baseline_fail() -> None:
+    def failed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+        return [gate.what for gate in judge_baseline(new, old, 0.05) if not gate.passed]
+
+    assert failed(of_cameras(1800, 0), of_cameras(1800, 0)) == []
+    # One frame of 1,800 may be chance; 84 are not, although the latencies of the others are as before.
+    assert failed(of_cameras(1800, 0), of_cameras(1800, 1)) == []
+    (why,) = failed(of_cameras(1800, 0), of_cameras(1800, 84))
+    assert why == "dropped 84 of 1800 frames (at least 3.79 %), baseline 0 of 1800 (at most 0.21 %)"
+    # A p99 that is a dropped frame now and was none before; and one that was and is.
+    assert failed(of_cameras(1800, 10), of_cameras(1800, 19, p99=None))[0].startswith("p99 dropped")
+    assert failed(of_cameras(1800, 30, p99=None), of_cameras(1800, 31, p99=None)) == []
+    assert len(failed(of_cameras(1800, 30, p99=None), of_cameras(1800, 300, p99=None))) == 1
+    assert failed(of_cameras(1800, 30, p99=None), of_cameras(1800, 0)) == []
 
 
 @pytest.mark.parametrize(
@@ -199,7 +227,7 @@ def test_a_comparison_names_versions_and_ratios() -> None:
     assert found["models"][0]["figures"]["images/s"]["ratio"] == 2.0
     text = compare_to_text(old, new)
     assert "x0.500" in text
-    assert "mode, batch, frames, engine, threads and machine are equal" in text
+    assert "mode, batch, frame sizes, engine, threads and machine are equal" in text
 
 
 def test_models_are_paired_by_label() -> None:
@@ -220,10 +248,10 @@ def test_records_that_are_none(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_record(path)
-    contents: list[Any] = [[], {}, {"schema": "cada-edge bench 2"}]
+    contents: list[Any] = [[], {}, {"schema": "cada-edge bench 1"}]
     for content in contents:
         path.write_text(json.dumps(content))
-        with pytest.raises(ConfigError, match=r"has the schema .* wanted 'cada-edge bench 1'"):
+        with pytest.raises(ConfigError, match=r"has the schema .* wanted 'cada-edge bench 2'"):
             read_record(path)
     path.write_text(json.dumps(record()))
     assert read_record(path) == read_baseline(path) == record()

@@ -59,15 +59,25 @@ def test_a_live_camera_drops_frames_in_a_pause_and_counts_them(
     # 15 fall due in the pause; some wait in the pipeline and come late, the others are gone.
     assert block.dropped >= 5
     assert block.late >= 2
-    # Neither share alone would show the pause in a long run: the p99 of what was due does.
+    # More than one of a hundred has no verdict: the p99 is one of these.
     figures = figures_of([block], None, BenchConfig(mode="camera", fps=50))
-    assert figures["camera"]["p99_of_due_ms"] is None
-    calm = Block(0, due=200, dropped=1, late=1, started_s=0.0, ended_s=4.0, rate=50.0)
-    for number in range(199):
-        calm.add(number / 50, 30.0 if number == 7 else 5.0, {})
-    assert figures_of([calm], None, BenchConfig(mode="camera"))["camera"]["p99_of_due_ms"] == 5.0
-    calm.dropped, calm.due = 2, 201
-    assert figures_of([calm], None, BenchConfig(mode="camera"))["camera"]["p99_of_due_ms"] == 30.0
+    assert figures["latency_ms"]["p99"] is None
+
+
+def test_a_pause_shows_in_the_p99_of_a_camera_that_drops_frames() -> None:
+    # 200 ms at 30 a second, in ten seconds: six frames fall due, and the newest ones alone are kept. Of those
+    # with a verdict two are late, which are less than one in a hundred.
+    block = Block(0, due=300, dropped=2, late=2, started_s=0.0, ended_s=10.0, rate=30.0)
+    for number in range(298):
+        block.add(number / 30, 200.0 if number in (7, 8) else 5.0, {})
+    assert np.percentile(block.total_ms, 99) == 5.0
+    figures = figures_of([block], None, BenchConfig(mode="camera"))
+    assert figures["latency_ms"]["p99"] == 200.0
+    assert figures["latency_ms"]["p50"] == 5.0
+    assert figures["latency_ms"]["n"] == 298
+    block.dropped, block.due = 4, 300
+    del block.total_ms[-2:]
+    assert figures_of([block], None, BenchConfig(mode="camera"))["latency_ms"]["p99"] is None
 
 
 def test_a_model_that_cannot_keep_up_drops_what_it_cannot_do(

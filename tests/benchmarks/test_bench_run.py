@@ -181,11 +181,12 @@ def test_texts_that_are_no_numbers() -> None:
 
 def quiet_record() -> dict[str, Any]:
     """A record without a reason to doubt it."""
-    load = {"other_cores": 0.01, "stolen_share": 0.0, "throttled": 0, "pages_read": 0}
+    load = {"other_cores": 0.01, "stolen_share": 0.0, "throttled": 0, "power_throttled": 0, "pages_read": 0}
     subject = {
         "label": "model",
         "model": {"format": "onnx"},
-        "latency_ms": {"n": 500, "mean": 10.0, "deviation": 0.1, "p99_interval": [10.1, 10.3]},
+        "latency_ms": {"n": 500, "mean": 10.0, "deviation": 0.1},
+        "camera": None,
         "p99_samples_needed": 368,
         "samples": {"total_ms": [10.0] * 500},
     }
@@ -193,6 +194,7 @@ def quiet_record() -> dict[str, Any]:
         "subjects": [subject],
         "machine": {
             "load": load,
+            "cores": 2,
             "cores_installed": 4,
             "governor": "performance",
             "gpu": None,
@@ -210,11 +212,13 @@ def quiet_record() -> dict[str, Any]:
     [
         (("subjects", 0, "latency_ms", "deviation"), 2.0, "model: the latencies vary by 20 %"),
         (("subjects", 0, "samples", "total_ms"), [10.0] * 250 + [11.0] * 250, "of the last 11 ms"),
-        (("subjects", 0, "latency_ms", "p99_interval"), [10.1, None], "500 samples are too few"),
+        (("subjects", 0, "latency_ms", "n"), 367, "367 samples are too few"),
+        (("subjects", 0, "camera"), {"due": 300}, "300 samples are too few"),
         (("subjects", 0, "model", "format"), "engine", "GPU are not known: no NVML"),
-        (("machine", "load", "other_cores"), 0.5, "other processes kept 0.5 of 4 processors busy"),
+        (("machine", "load", "other_cores"), 0.15, "other processes kept 0.1 of 4 processors busy; this one"),
         (("machine", "load", "stolen_share"), 0.2, "virtual one took 20 %"),
         (("machine", "load", "throttled"), 3, "slowed down for heat 3 times"),
+        (("machine", "load", "power_throttled"), 3, "slowed down 3 times for its current or voltage"),
         (("machine", "load", "pages_read"), 7, "7 pages of memory were read from a disk"),
         (("machine", "governor"), "powersave", "the CPU governor is powersave"),
         (("machine", "gpu"), {"throttled": ["power cap"]}, "the GPU's clocks were held down: power cap"),
@@ -232,6 +236,15 @@ def test_each_reason_to_doubt_is_named(path: tuple[Any, ...], value: Any, warnin
     found = find_noise(record)
     assert len(found) == 1
     assert warning in found[0]
+
+
+def test_half_a_processor_of_many_is_other_load_too() -> None:
+    record = quiet_record()
+    record["machine"].update(cores=64, cores_installed=64)
+    record["machine"]["load"]["other_cores"] = 0.4
+    assert find_noise(record) == []
+    record["machine"]["load"]["other_cores"] = 0.6
+    assert "0.6 of 64 processors" in find_noise(record)[0]
 
 
 def test_energy_is_of_each_models_own_blocks(

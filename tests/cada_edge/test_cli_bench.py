@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cada_edge.cli import main
-from cada_edge.errors import DatasetError
+from cada_edge.errors import DatasetError, OutputError
 
 pytestmark = pytest.mark.alone
 
@@ -124,7 +124,7 @@ def test_records_are_compared(baseline: Path, tmp_path: Path) -> None:
     result = bench("--compare", baseline, doubled)
     assert result.exit_code == 0, result.output
     assert "x2.000" in result.stdout
-    assert "mode, batch, frames, engine, threads and machine are equal" in result.stdout
+    assert "mode, batch, frame sizes, engine, threads and machine are equal" in result.stdout
     printed = json.loads(bench("--compare", baseline, doubled, "--json").stdout)
     assert printed["models"][0]["figures"]["p99 ms"]["ratio"] == pytest.approx(2.0)
     assert printed["not_comparable"] == []
@@ -141,6 +141,7 @@ def test_records_are_compared(baseline: Path, tmp_path: Path) -> None:
             2,
             "--out report.pdf came; wanted a name ending in .json, .md, .html",
         ),
+        (("MODEL", "--out", "/proc/none/report.json"), 2, "--out /proc/none/report.json cannot be written: "),
         (("MODEL", "--checkpoint", "c.pt"), 2, "--checkpoint c.pt came without --data"),
         (("MODEL", "--max-p99", "0"), 2, "--max-p99 0.0 came; wanted a time above 0 ms"),
         (("MODEL", "--tolerance", "much"), 2, "the tolerance 'much' came"),
@@ -186,19 +187,43 @@ def test_what_was_measured_is_kept_when_something_after_it_fails(
         (tmp_path / name).parent.mkdir()
         assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((16, 16, 3), 40, np.uint8))
     out = tmp_path / "report.json"
-    result = bench(model, *QUICK, "--data", tmp_path, "--out", out)
+    result = bench(model, *QUICK, "--data", tmp_path, "--out", out, "--max-p99", "60000")
     assert result.exit_code == 2
+    # It is judged too: the gates do not wait for the accuracy.
+    assert "passed: tiny.onnx: p99" in result.stdout
     assert result.stderr.rstrip().endswith("error: an image is gone")
     assert "tiny.onnx" in result.stdout
     assert json.loads(out.read_text())["subjects"][0]["samples"]["total_ms"]
 
 
-def test_ctrl_c_prints_what_was_measured(model: Path, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_loses_no_other(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(record: object) -> bytes:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr("cada_edge.benchmarks.bench_page.to_html", fail)
+    first, last = tmp_path / "report.html", tmp_path / "report.json"
+    result = bench(model, *QUICK, "--out", first, "--out", last, "--max-p99", "60000")
+    assert result.exit_code == 2
+    assert "error: the disk is full" in result.stderr
+    assert "passed: tiny.onnx: p99" in result.stdout
+    assert json.loads(last.read_text())["gates"][0]["passed"]
+    assert not first.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "last"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_prints_what_was_measured(
+    model: Path, tmp_path: Path, number: signal.Signals, code: int, last: str
+) -> None:
     out = tmp_path / "report.json"
     command = [sys.executable, "-m", "cada_edge", "bench", str(model), "--duration", "600", "--warmup", "0"]
     command += ["--frame-size", "40x60", "--threads", "1", "--out", str(out), "--max-p99", "0.000001"]
     # A busy machine takes a while until it measures: before that there is nothing to print.
     for wait_s in (4, 10, 30, 90):
+        out.unlink(missing_ok=True)
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -208,13 +233,13 @@ def test_ctrl_c_prints_what_was_measured(model: Path, tmp_path: Path) -> None:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         time.sleep(wait_s)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
         if out.is_file():
             break
-    assert process.returncode == 130, stderr
+    assert process.returncode == code, stderr
     assert "warning: the run was interrupted: this is what had been measured" in stdout
-    assert stderr.rstrip().endswith("interrupted")
+    assert stderr.rstrip().endswith(last)
     record: dict[str, Any] = json.loads(out.read_text())
     assert record["interrupted"]
     # A part of a run passes no gate and fails none.
