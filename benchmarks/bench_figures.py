@@ -130,6 +130,7 @@ def _energy(curve: EnergyCurve, blocks: Sequence[Block], frames: int) -> dict[st
     known = joules is not None and joules > 0
     return {
         "scope": curve.scope,
+        "is_counted": curve.is_counted,
         "joules": joules,
         "mean_w": joules / seconds if known and joules is not None and seconds > 0 else None,
         "images_per_joule": frames / joules if known and joules is not None else None,

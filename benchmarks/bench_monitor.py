@@ -37,6 +37,7 @@ class Monitor:
         self._root = root
         self._every_s = every_s
         self._ended = threading.Event()
+        self._reading = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="bench monitor", daemon=True)
         self._frequencies: list[float] = []
         self._found: dict[str, Any] = {}
@@ -55,10 +56,7 @@ class Monitor:
     def _watch(self) -> None:
         number, has_ended = 0, False
         while True:
-            now_s = time.perf_counter()
-            self._nvml.sample(now_s)
-            if self._rapl.is_readable:
-                self._rapl.sample(now_s)
+            self.mark()
             # The last reading comes after the end, so that every block lies between two of them.
             if has_ended:
                 return
@@ -68,6 +66,18 @@ class Monitor:
                     self._frequencies.append(frequency)
             number += 1
             has_ended = self._ended.wait(self._every_s)
+
+    def mark(self) -> None:
+        """Read the meters now.
+
+        Called where one model's turn ends and another's begins: between two readings energy is taken to be
+        used evenly, which would give a part of each model's to its neighbours.
+        """
+        with self._reading:
+            now_s = time.perf_counter()
+            self._nvml.sample(now_s)
+            if self._rapl.is_readable:
+                self._rapl.sample(now_s)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -83,6 +83,13 @@ def _of_run(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"there were {record['frames']['distinct']} different frames only; they may lie in the caches"
     if record["config"]["warmup_s"] == 0:
         yield "there was no warm-up: first calls are among the samples"
+    if len(record["subjects"]) > 1 and any(
+        not each["is_counted"] for subject in record["subjects"] for each in subject["energy"]
+    ):
+        yield (
+            "power was read, not counted: readings are means over some time, so that models that take turns "
+            "seem more alike than they are; for watts and images per joule measure each by itself"
+        )
     machine = record["machine"]
     on_gpu = any(subject["model"]["format"] == "engine" for subject in record["subjects"])
     gpu = machine["gpu"]

@@ -184,7 +184,9 @@ def _measure(
             for done, number in enumerate(order):
                 tell(f"measure {subjects[number].label}", done, len(order))
                 measured.blocks.append(Block(number, done // len(subjects) * _FRAMES_ON))
+                monitor.mark()
                 fill(measured.blocks[-1], subjects[number], frames, config, block_s)
+                monitor.mark()
     except KeyboardInterrupt as interruption:
         measured.interruption = interruption
 

@@ -20,6 +20,8 @@ class EnergyCurve:
     """What the reading covers, in words."""
     of_gpu: bool = False
     """Whether it is of a GPU alone, which a model on the CPU leaves idle."""
+    is_counted: bool = False
+    """Whether it counts energy. Readings of power are means over some time before, and follow late."""
     at_s: list[float] = field(default_factory=list)
     """Times of the readings, of `time.perf_counter`, in seconds."""
     joules: list[float] = field(default_factory=list)
@@ -28,6 +30,10 @@ class EnergyCurve:
 
     def add_counter(self, at_s: float, joules: float) -> None:
         """Add a counter's reading."""
+        self.is_counted = True
+        self._add(at_s, joules)
+
+    def _add(self, at_s: float, joules: float) -> None:
         self.at_s.append(at_s)
         self.joules.append(joules)
 
@@ -36,7 +42,7 @@ class EnergyCurve:
         before = self.joules[-1] if self.joules else 0.0
         step = (at_s - self.at_s[-1]) * (watts + self._last_w) / 2 if self.at_s else 0.0
         self._last_w = watts
-        self.add_counter(at_s, before + step)
+        self._add(at_s, before + step)
 
     def between(self, spans_s: Sequence[tuple[float, float]]) -> float | None:
         """Return the energy used in stretches of time, in joules.

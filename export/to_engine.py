@@ -119,8 +119,11 @@ def export_engine(
     capabilities, gpu = _machine(config)
     with draft_of(out, reference_name) as draft:
         if source.suffix.lower() == ".onnx":
+            # Before minutes of quantising; what comes of that has its own manifest.
+            manifest = _of_onnx(source, config, data)
             graph = _quantized(source, draft.model.with_name("graph") / "model.onnx", config)
-            manifest = _of_onnx(graph, config, data)
+            if graph != source:
+                manifest = Manifest.read(graph)
         else:
             graph = _exported(source, draft.model.with_name("graph") / "model.onnx", config, data)
             manifest = Manifest.read(graph)
@@ -253,8 +256,10 @@ def _of_onnx(source: Path, config: EngineConfig, data: DatasetIndex | None) -> M
             f"--data came with {source.name}; wanted it with a checkpoint only, since the AUROC drift is "
             "taken against PyTorch. Leave it out, or evaluate the engine itself with: cada-edge eval"
         )
+    # Images to calibrate with come for a graph that is quantised first.
+    becomes = manifest.precision if config.calibration is None else "int8"
     asked = {
-        "--precision": (config.precision, manifest.precision),
+        "--precision": (config.precision, becomes),
         "--alignment": (config.alignment, manifest.alignment),
         "--frame-size": (_written(config.frame_hw), _written(manifest.frame_hw)),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,11 +184,12 @@ def test_texts_that_are_no_numbers() -> None:
 def quiet_record() -> dict[str, Any]:
     """A record without a reason to doubt it."""
     load = {"other_cores": 0.01, "stolen_share": 0.0, "throttled": 0, "power_throttled": 0, "pages_read": 0}
-    subject = {
+    subject: dict[str, Any] = {
         "label": "model",
         "model": {"format": "onnx"},
         "latency_ms": {"n": 500, "mean": 10.0, "deviation": 0.1},
         "camera": None,
+        "energy": [],
         "p99_samples_needed": 368,
         "samples": {"total_ms": [10.0] * 500},
     }
@@ -236,6 +239,51 @@ def test_each_reason_to_doubt_is_named(path: tuple[Any, ...], value: Any, warnin
     found = find_noise(record)
     assert len(found) == 1
     assert warning in found[0]
+
+
+def test_power_that_is_read_blends_models_that_take_turns() -> None:
+    record = quiet_record()
+    record["subjects"] = [quiet_record()["subjects"][0] for _ in range(2)]
+    for subject in record["subjects"]:
+        subject["energy"] = [{"is_counted": True}]
+    assert find_noise(record) == []
+    record["subjects"][1]["energy"] = [{"is_counted": False}]
+    assert "power was read, not counted" in find_noise(record)[0]
+    del record["subjects"][0]
+    assert find_noise(record) == []
+
+
+def test_the_meters_are_read_where_models_change(
+    tiny_model: Path, sleeping: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StepMonitor(Monitor):
+        """A double of an energy counter: the second model draws three times as much, and it is read late."""
+
+        def __init__(self) -> None:
+            super().__init__(every_s=60.0)
+            self.curve = EnergyCurve("board")
+            self.joules, self.last_s, self.marks = 0.0, 0.0, 0
+
+        def mark(self) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                return
+            now_s = time.perf_counter()
+            if self.marks % 2 == 1:  # the end of a block
+                watts = (10.0, 30.0)[plan_blocks(2, quick())[0][self.marks // 2]]
+                self.joules += watts * (now_s - self.last_s)
+            self.marks += 1
+            self.last_s = now_s
+            self.curve.add_counter(now_s, self.joules)
+
+        def __exit__(self, *error: Any) -> None:
+            super().__exit__(*error)
+            self.curves = (self.curve,)
+
+    monkeypatch.setattr(bench_run, "Monitor", StepMonitor)
+    sleeping(sleep_s=0.005)
+    record = run_bench([tiny_model, tiny_model], quick())
+    found = [subject["energy"][0]["mean_w"] for subject in record["subjects"]]
+    assert found == pytest.approx([10.0, 30.0], rel=0.05)
 
 
 def test_half_a_processor_of_many_is_other_load_too() -> None:

@@ -303,6 +303,18 @@ def test_what_a_graph_has_cannot_be_changed(
         export_engine(graph_of("revdist", "fp32"), tmp_path / "model.engine", _config(**changes))
 
 
+def test_what_cannot_be_changed_is_refused_before_quantising(
+    graph_of: GraphOf, small_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quantise(*_: object, **__: object) -> None:
+        raise AssertionError("this takes minutes")
+
+    monkeypatch.setattr(to_engine, "export_int8", quantise)
+    config = _config(precision="int8", calibration=small_line, alignment="none")
+    with pytest.raises(ConfigError, match=r"--alignment none came with .*, which was exported with cada"):
+        export_engine(graph_of("revdist", "fp32"), tmp_path / "model.engine", config)
+
+
 def test_what_a_graph_has_may_be_said_again(graph_of: GraphOf, tmp_path: Path) -> None:
     config = _config(precision="fp32", alignment="cada")
     assert export_engine(graph_of("revdist", "fp32"), tmp_path / "model.engine", config).precision == "fp32"

@@ -18,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 from cada_edge.cli import main
 from cada_edge.cli_quantize import onnx_text
 from cada_edge.errors import (
+    BackendError,
     CheckFailedError,
     ConfigError,
     DatasetError,
@@ -104,13 +105,17 @@ def test_every_zero_point_is_int8_and_no_island_is_touched(exported: tuple[Path,
     record = Manifest.read(result.model).quantization
     assert record is not None
     assert changed == record.int8_layers
-    # Weights have a scale for each of their channels.
-    weights = [node for node in quantisers if node.input[0].endswith("_quantized")]
-    assert all(
-        constants[node.input[1]].dims[0] == len(numpy_helper.to_array(constants[node.input[1]]))
-        for node in weights
-    )
+    # Weights have a scale for each of their output channels, which a transposed convolution has second.
+    weights = {node.output[0]: node for node in quantisers if node.input[0].endswith("_quantized")}
     assert len(weights) == changed
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in weights:
+            quantiser = weights[node.input[1]]
+            axis = 0 if node.op_type == "Conv" else 1
+            assert [each.i for each in quantiser.attribute if each.name == "axis"] == [axis]
+            scales, values = (constants[name] for name in (quantiser.input[1], quantiser.input[0]))
+            assert list(scales.dims) == [values.dims[axis]]
+            assert values.dims[axis] > 1
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
@@ -181,6 +186,21 @@ def test_the_text_for_people(exported: tuple[Path, ExportResult]) -> None:
     assert "cada-edge calibrate model.onnx NEW_GOOD_PARTS" in text
     plain = onnx_text(dataclasses.replace(exported[1], quantization=None))
     assert plain.splitlines()[-1].startswith("threshold")
+
+
+def test_an_engine_that_fails_is_not_timed_and_loses_nothing(
+    exported: tuple[Path, ExportResult], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare_speed(*_: object, backends: tuple[str, ...], **__: object) -> tuple[SpeedRatio, ...]:
+        if backends == ("openvino",):
+            raise BackendError("OpenVINO refuses the file")
+        return (SpeedRatio(backends[0], 30.0, 10.0, 3.0, 2.9, 3.1, 15),)
+
+    monkeypatch.setattr(to_int8, "compare_speed", compare_speed)
+    source, result = exported
+    (found,) = to_int8._compare(source, result.model, read_reference(result.reference))
+    assert found.backend == "onnxruntime"
+    assert caplog.messages == ["openvino could not be timed: OpenVINO refuses the file"]
 
 
 def test_a_slow_file_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
