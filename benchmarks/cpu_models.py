@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cada_edge import __version__
+from cada_edge.benchmarks.machine import describe_machine
+from cada_edge.files import write_atomic
+
 __all__ = ["ARCHITECTURES", "Architecture", "export_architecture"]
 
 
@@ -35,7 +39,7 @@ _IMAGES_PER_KIND = 4
 
 
 def export_architecture(architecture: Architecture, work: Path, *, alignment: str = "cada") -> Path:
-    """Train for one step and export in fp32, unless the file is there already.
+    """Train for one step and export in fp32, unless this code has done so already.
 
     Args:
         architecture: What to build; its encoder and regressor have random weights, its regressor is 1x1.
@@ -49,11 +53,20 @@ def export_architecture(architecture: Architecture, work: Path, *, alignment: st
         CheckFailedError: The exported file does not give PyTorch's scores.
     """
     model = work / f"{architecture.name}-{alignment}.onnx"
-    if model.is_file():
+    # A graph of older code would be measured as if this code had made it.
+    made_by = model.with_name(f"{model.name}.commit")
+    if model.is_file() and made_by.is_file() and made_by.read_text("utf-8") == _code():
         return model
     from cada_edge.export.to_onnx import ExportConfig, export_onnx
 
-    return export_onnx(_checkpoint(architecture, work), model, ExportConfig(alignment=alignment)).model
+    export_onnx(_checkpoint(architecture, work), model, ExportConfig(alignment=alignment))
+    write_atomic(made_by, _code().encode())
+    return model
+
+
+def _code() -> str:
+    machine = describe_machine()
+    return f"{__version__} {machine['commit']}{' changed' if machine['commit_modified'] else ''}\n"
 
 
 def _checkpoint(architecture: Architecture, work: Path) -> Path:

@@ -22,6 +22,7 @@ from cada_edge.benchmarks.bench_run import run_bench
 from cada_edge.benchmarks.bench_tables import TextTable
 from cada_edge.benchmarks.bench_text import piped
 from cada_edge.benchmarks.cpu_models import ARCHITECTURES, Architecture, export_architecture
+from cada_edge.benchmarks.machine import describe_machine
 from cada_edge.benchmarks.overhead import measure_calls, measure_import_s, measure_memory_mib
 from cada_edge.files import write_atomic
 from cada_edge.runtime.detector import Detector
@@ -83,17 +84,22 @@ def _overhead(
         calls = []
         with Detector(export_architecture(architecture, work), backend=engine, threads=threads) as detector:
             for size_hw in (detector.size_hw, (720, 1280)):
-                frame = draw_frames(size_hw).images[0]
-                detector(frame)
+                frames = draw_frames(size_hw).images
+                detector(frames[0])
                 started = time.perf_counter()
-                detector(frame)
+                detector(frames[1])
                 call_s = time.perf_counter() - started
                 pairs = max(_FEWEST_PAIRS, round(duration_s / (2 * call_s)))
-                figures = measure_calls(detector, frame, pairs=pairs)
+                figures = measure_calls(detector, frames, pairs=pairs)
                 calls.append({**dataclasses.asdict(figures), "within_limit": figures.within_limit})
-            return {"engine": detector.backend, "calls": calls}
+            return {"engine": detector.backend, "calls": calls, **_circumstances(threads)}
 
     return measure
+
+
+def _circumstances(threads: int | None) -> dict[str, Any]:
+    """Return what a record of `run_bench` has too, to tell cells of different measurements apart."""
+    return {"machine": describe_machine(), "config": {"threads": threads}}
 
 
 def _process(work: Path) -> dict[str, Any]:
@@ -102,6 +108,7 @@ def _process(work: Path) -> dict[str, Any]:
     return {
         "import_s": measure_import_s(),
         "memory_mib": {engine: measure_memory_mib(model, engine, size_hw) for engine in _ENGINES},
+        **_circumstances(None),
     }
 
 
@@ -124,23 +131,31 @@ def _latency_table(found: dict[str, dict[str, Any]]) -> TextTable:
                 continue
             for subject in record["subjects"]:
                 latency = subject["latency_ms"]
-                high = latency["p99_interval"][1]
+                low, high = latency["p99_interval"]
+                height, width = subject["model"]["input_hw"]
                 rows.append(
                     [
                         architecture.name,
+                        f"{width}x{height}",
                         subject["model"]["engine"],
                         str(batch),
                         f"{latency['p50']:.1f}",
-                        f"{latency['p99']:.1f} (up to {'?' if high is None else f'{high:.1f}'})",
+                        f"{latency['p99']:.1f}",
+                        f"{_or_unknown(low)} to {_or_unknown(high)}",
                         f"{latency['max']:.1f}",
                         f"{subject['images_per_second']:.1f}",
                         str(latency["n"]),
                     ]
                 )
             ratio = record["ratios"][0]
-            rows.append(["", "OpenVINO / ONNX Runtime", str(batch), _ratio(ratio), "", "", "", ""])
-    heads = ["model, fp32", "engine", "batch", "p50 ms", "p99 ms (95 % bound)", "max ms", "images/s", "n"]
+            rows.append(["", "", "OpenVINO / ONNX Runtime", str(batch), _ratio(ratio), *[""] * 5])
+    heads = ["model, fp32", "input", "engine", "batch"]
+    heads += ["p50 ms", "p99 ms", "its 95 % interval", "max ms", "images/s", "n"]
     return TextTable("Latency on a CPU, 720p frame to verdict, closed loop", heads, rows, [])
+
+
+def _or_unknown(value: float | None) -> str:
+    return "?" if value is None else f"{value:.1f}"
 
 
 def _overhead_table(found: dict[str, dict[str, Any]]) -> TextTable:
@@ -234,13 +249,15 @@ def _markdown(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     if not records:
         return
     yield from ["", "Weights are random, of one training step: they do not change what is computed.", ""]
-    for name, value in machine_lines(records[-1]["machine"]):
-        yield f"* {name}: {value}"
+    measured = [record for record in records if "load" in record["machine"]]
+    if measured:
+        for name, value in machine_lines(measured[-1]["machine"]):
+            yield f"* {name}: {value}"
     origins = {_origin(record) for record in records}
     if len(origins) > 1:
         yield f"* warning: these are cells of {len(origins)} measurements; the machine above is that of one:"
         yield from (f"  * {origin}" for origin in sorted(origins))
-    doubts = dict.fromkeys(f"{text}" for record in records for text in record["warnings"])
+    doubts = dict.fromkeys(f"{text}" for record in measured for text in record["warnings"])
     yield from (f"* warning: {text}" for text in doubts)
 
 

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from cada_edge.benchmarks.bench_frames import draw_frames
 from cada_edge.benchmarks.machine import describe_machine
 from cada_edge.errors import BackendError
 from cada_edge.runtime.backend import OUTPUT_NAMES
@@ -94,32 +95,33 @@ def bare_call(detector: Detector) -> Callable[[NDArray[np.uint8]], Any]:
     )
 
 
-def measure_calls(detector: Detector, frame: NDArray[np.uint8], *, pairs: int) -> CallFigures:
-    """Time the Detector's call against the bare one.
+def measure_calls(detector: Detector, frames: Sequence[NDArray[np.uint8]], *, pairs: int) -> CallFigures:
+    """Time the Detector's call against the bare one, which has our resize before it where frames need one.
 
     Args:
         detector: Open.
-        frame: uint8 (H, W, 3), BGR, of any size.
+        frames: uint8 (H, W, 3), BGR, all of one size; each pair takes the next one.
         pairs: How many of each.
     """
     infer, size_hw = bare_call(detector), detector.size_hw
+    height, width = frames[0].shape[:2]
 
-    def bare() -> None:
-        infer(preprocess(frame, size_hw)[np.newaxis])
+    def bare(frame: NDArray[np.uint8]) -> None:
+        infer((frame if (height, width) == size_hw else preprocess(frame, size_hw))[np.newaxis])
 
-    own = frame[np.newaxis]
-    calls = (lambda: infer(own)) if frame.shape[:2] == size_hw else bare, lambda: detector(frame)
+    calls = bare, detector
     seconds = np.empty((pairs + _WARM_UP, 2))
     for pair in range(pairs + _WARM_UP):
+        frame = frames[pair % len(frames)]
         # Each goes first as often as the other: the second finds warm caches.
         for side in (0, 1) if pair % 2 == 0 else (1, 0):
             started = time.perf_counter()
-            calls[side]()
+            calls[side](frame)
             seconds[pair, side] = time.perf_counter() - started
     times_ms = seconds[_WARM_UP:] * 1e3
     p50, p99 = np.median(times_ms, 0), np.percentile(times_ms, 99, 0)
     return CallFigures(
-        frame_hw=(frame.shape[0], frame.shape[1]),
+        frame_hw=(height, width),
         pairs=pairs,
         bare_p50_ms=float(p50[0]),
         detector_p50_ms=float(p50[1]),
@@ -262,12 +264,10 @@ def _text(calls: list[CallFigures], memory: dict[str, float], imports_s: dict[st
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(model: Path, backend: str, frames: int, as_json: bool) -> None:
     """Compare Detector and bare engine on MODEL: time of a call, memory, and time of an import."""
-    rng = np.random.default_rng(0)
     with Detector(model, backend=backend) as detector:
         engine = detector.backend
         sizes = (detector.size_hw, _HD_HW)
-        shots = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-        calls = [measure_calls(detector, shot, pairs=frames) for shot in shots]
+        calls = [measure_calls(detector, draw_frames(size).images, pairs=frames) for size in sizes]
     memory: dict[str, float] = {}
     if Path("/proc/self/status").exists():
         memory = measure_memory_mib(model, engine.split()[0], sizes[0])

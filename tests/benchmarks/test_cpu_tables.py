@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cada_edge.benchmarks import cpu_tables
+from cada_edge.benchmarks import cpu_models, cpu_tables
 from cada_edge.benchmarks.cpu_models import ARCHITECTURES, Architecture
 from cada_edge.benchmarks.cpu_tables import cells, main, tables
 
@@ -53,7 +53,8 @@ def test_cells_are_measured_once_and_shown(tiny_models: list[str], tmp_path: Pat
     assert (tmp_path / "cpu.md").read_text() == result.stdout
     for title in ("Latency on a CPU", "What the Detector adds", "What the alignment costs"):
         assert f"### {title}" in result.stdout
-    assert "| UniAD | onnxruntime" in result.stdout
+    assert "| UniAD | 16x16 | onnxruntime" in result.stdout
+    assert "| its 95 % interval |" in result.stdout
     assert "Weights are random" in result.stdout
     record = json.loads((tmp_path / "aligner-RevDist-resnet18-openvino.json").read_text())
     assert [subject["label"] for subject in record["subjects"]] == [
@@ -71,6 +72,34 @@ def test_cells_are_measured_once_and_shown(tiny_models: list[str], tmp_path: Pat
     mixed = CliRunner().invoke(main, [*quick, *only])
     assert "warning: these are cells of 2 measurements" in mixed.stdout
     assert "  * Another Processor" in mixed.stdout
+    # Cells of calls and processes are told apart too.
+    (tmp_path / "aligner-RevDist-resnet18-openvino.json").unlink()
+    call = json.loads((tmp_path / "overhead-UniAD-onnxruntime.json").read_text())
+    call["machine"]["commit"] = "f" * 40
+    (tmp_path / "overhead-UniAD-onnxruntime.json").write_text(json.dumps(call))
+    mixed = CliRunner().invoke(main, [*quick, "--only", "latency-UniAD-1", "--only", "overhead-UniAD-onnx"])
+    assert "warning: these are cells of 2 measurements" in mixed.stdout
+    assert "commit fffffff" in mixed.stdout
+
+
+def test_a_model_of_other_code_is_built_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="models are exported from PyTorch")
+    built: list[Path] = []
+
+    def export(checkpoint: Path, out: Path, config: object) -> None:
+        built.append(out)
+        out.write_bytes(b"graph")
+
+    monkeypatch.setattr("cada_edge.export.to_onnx.export_onnx", export)
+    monkeypatch.setattr(cpu_models, "_checkpoint", lambda architecture, work: work / "checkpoint.pt")
+    machine = {"commit": "a" * 40, "commit_modified": False}
+    monkeypatch.setattr(cpu_models, "describe_machine", lambda: machine)
+    model = cpu_models.export_architecture(ARCHITECTURES[0], tmp_path)
+    assert cpu_models.export_architecture(ARCHITECTURES[0], tmp_path) == model
+    assert built == [model]
+    machine["commit_modified"] = True
+    cpu_models.export_architecture(ARCHITECTURES[0], tmp_path)
+    assert built == [model, model]
 
 
 def test_verdicts_follow_the_goals() -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from cada_edge import Detector
+from cada_edge.benchmarks import overhead
 from cada_edge.benchmarks.overhead import CallFigures, bare_call, main, measure_calls
 
 pytestmark = pytest.mark.alone
@@ -28,14 +29,33 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("hw", [(16, 16), (720, 1280)])
 def test_the_detector_adds_at_most_3_percent_or_0_3_ms(model: Path, engine: str, hw: tuple[int, int]) -> None:
     pytest.importorskip(engine)
-    frame = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (4, *hw, 3), np.uint8)
     with Detector(model, backend=engine) as detector:
         # Other processes may take the cores for a whole measurement: up to three attempts.
         for _ in range(3):
-            figures = measure_calls(detector, frame, pairs=200)
+            figures = measure_calls(detector, list(frames), pairs=200)
             if figures.within_limit:
                 return
     pytest.fail(f"over the limit three times, at last {figures}")
+
+
+def test_both_sides_of_a_pair_see_the_same_frame_and_the_next_pair_another(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        overhead, "bare_call", lambda detector: lambda batch: seen.append(("bare", batch.mean()))
+    )
+
+    with Detector(model, backend="onnxruntime") as detector:
+        monkeypatch.setattr(Detector, "__call__", lambda _, frame: seen.append(("detector", frame.mean())))
+        frames = [np.full((16, 16, 3), value, np.uint8) for value in range(3)]
+        measure_calls(detector, frames, pairs=3)
+    pairs = [seen[place : place + 2] for place in range(0, len(seen), 2)]
+    assert all({name for name, _ in pair} == {"bare", "detector"} for pair in pairs)
+    values = [{int(value) for _, value in pair} for pair in pairs]
+    assert values == [{number % 3} for number in range(len(pairs))]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
