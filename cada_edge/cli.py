@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from cada_edge.cli_export import export
 from cada_edge.cli_predict import predict
 from cada_edge.cli_reproduce import reproduce
 from cada_edge.cli_training import demo, train
+from cada_edge.console import discard_stdout
 from cada_edge.errors import CadaEdgeError, ConfigError
 from cada_edge.extras import require_extra
 from cada_edge.files import sha256_file
@@ -79,18 +80,24 @@ class _Group(click.Group):
             with _ended_in_order_by_sigterm():
                 return super().invoke(ctx)
         except CadaEdgeError as error:
-            click.echo(f"error: {error}", err=True)
+            _say(f"error: {error}")
             ctx.exit(error.exit_code)
         except _Terminated:
-            click.echo("terminated", err=True)
+            _say("terminated")
             ctx.exit(143)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("interrupted", err=True)
+            _say("interrupted")
             ctx.exit(130)
         except BrokenPipeError:
             # The reader of our output went away, as `| head` does: no error of ours.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_stdout(for_good=True)
             ctx.exit(0)
+
+
+def _say(text: str) -> None:
+    """Print on stderr, and keep to the exit code where nobody reads that."""
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

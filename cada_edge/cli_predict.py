@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from cada_edge.console import Notices, ResultLines
 from cada_edge.options import backend_option, json_option, read_bytes, threads_option
 from cada_edge.runtime.page_address import TOKEN_VARIABLE
 
@@ -151,33 +152,45 @@ def predict(
     from cada_edge.runtime.detector import Detector
 
     with ExitStack() as stack:
+        notices = stack.enter_context(Notices())
         detector = stack.enter_context(Detector(model, backend=backend, threshold=threshold, threads=threads))
-        page = _page(detector, options["serve"], options["serve_token"])
+        page = _page(detector, options["serve"], options["serve_token"], notices)
         if page is not None:
             stack.enter_context(page)
 
         def on_status(event: StatusEvent) -> None:
-            _tell(event)
+            notices.say(f"{event.kind}: {event.message}")
             if page is not None:
                 page.tell(event)
 
         log = stack.enter_context(_log(detector, options, on_status, several=len(sources) > 1))
+
+        kept = ("records", "save", "save_rejects", "save_video", "serve")
+        lines = ResultLines(kept_elsewhere=any(options[name] for name in kept), on_status=on_status)
 
         def on_result(detection: Detection, frame: Frame) -> None:
             log.put(detection, frame)
             if page is not None:
                 page.put(detection, frame)
             if not quiet:
-                click.echo(json.dumps(detection.to_dict()) if as_json else repr(detection))
+                lines.write(json.dumps(detection.to_dict()) if as_json else repr(detection))
 
-        run = detector.run(
-            *sources, on_result=on_result, on_status=on_status, options=_run_options(options, len(sources))
+        started: list[Run] = []
+        stack.callback(lambda: _say_summary(started, log, lines, notices))
+        # On the stack at once: it ends before its log is closed, whenever a Ctrl-C comes.
+        run = stack.enter_context(
+            detector.run(
+                *sources,
+                on_result=on_result,
+                on_status=on_status,
+                options=_run_options(options, len(sources)),
+            )
         )
+        started.append(run)
         if page is not None:
             page.watch(run)
-        stack.callback(_print_summary, run, log)
         try:
-            with _stopped_by_signals(run) as was_interrupted, run:
+            with _stopped_by_signals(run) as was_interrupted:
                 run.join()
         except KeyboardInterrupt:
             if run.is_alive:
@@ -187,14 +200,16 @@ def predict(
             raise KeyboardInterrupt
 
 
-def _page(detector: Any, address: str | None, token: str | None) -> LivePage | None:
+def _page(detector: Any, address: str | None, token: str | None, notices: Notices) -> LivePage | None:
     """Serve the live page, if one is wanted."""
     if address is None:
         return None
     from cada_edge.runtime.live_page import LivePage
 
-    page = LivePage(detector, address, token=token, on_status=_tell)
-    click.echo(f"page: {page.url}" + (" (asks for the token)" if token else ""), err=True)
+    page = LivePage(
+        detector, address, token=token, on_status=lambda event: notices.say(f"{event.kind}: {event.message}")
+    )
+    notices.say(f"page: {page.url}" + (" (asks for the token)" if token else ""))
     return page
 
 
@@ -230,10 +245,6 @@ def _run_options(options: dict[str, Any], sources: int) -> RunOptions:
     )
 
 
-def _tell(event: StatusEvent) -> None:
-    click.echo(f"{event.kind}: {event.message}", err=True)
-
-
 @contextmanager
 def _stopped_by_signals(run: Run) -> Iterator[Any]:
     """Let the first Ctrl-C or SIGTERM end the run in order, and a second Ctrl-C end the program at once.
@@ -266,7 +277,7 @@ def _end_at_once(log: InspectionLog) -> NoReturn:
     """End the program after a second Ctrl-C, with what was put on record.
 
     A thread may hang, as in a write to a pipe that nobody reads. The interpreter's own end would wait for its
-    lock on stdout, and then call it a fatal error; a word of ours on stderr might hang in the same pipe.
+    lock on stdout, and then call it a fatal error.
     """
     try:
         log.close()
@@ -274,19 +285,29 @@ def _end_at_once(log: InspectionLog) -> NoReturn:
         os._exit(130)
 
 
-def _print_summary(run: Run, log: InspectionLog) -> None:
-    """Say at the end, on stderr, what became of every frame and of everything that was to be kept."""
-    stats = run.stats
+def _say_summary(runs: list[Run], log: InspectionLog, lines: ResultLines, notices: Notices) -> None:
+    """Say at the end, on stderr, what became of every frame and of everything that was to be kept.
+
+    Args:
+        runs: The run, if it was begun.
+        log: What was to be kept.
+        lines: What was to be printed.
+        notices: Where to say it.
+    """
+    if not runs:
+        return
+    stats = runs[0].stats
     total = sum((counts.dropped for counts in stats.sources.values()), 0)
     corrupt = sum((counts.corrupt for counts in stats.sources.values()), 0)
     latency = ""
     if stats.latency_ms:
         latency = "; latency {p50:.1f} ms (p50), {p99:.1f} ms (p99)".format(**stats.latency_ms)
-    click.echo(
+    notices.say(
         f"inspected {stats.inspected} frames in {stats.seconds:.1f} s, {stats.anomalous} anomalous; "
-        f"{total} dropped, {corrupt} corrupt, {stats.refused} refused{latency}",
-        err=True,
+        f"{total} dropped, {corrupt} corrupt, {stats.refused} refused{latency}"
     )
     for name, kept in log.close().items():
         if kept.lost:
-            click.echo(f"{name}: {kept.written} written, {kept.lost} LOST", err=True)
+            notices.say(f"{name}: {kept.written} written, {kept.lost} LOST")
+    if lines.lost:
+        notices.say(f"stdout: {lines.lost} lines LOST")

@@ -223,6 +223,98 @@ def test_a_reader_that_goes_away_ends_it(tiny_model: Path, endless: Path) -> Non
     assert "Traceback" not in said
 
 
+def stopped_line(tiny_model: Path, endless: Path, record: Path, **streams: Any) -> tuple[int, int]:
+    """Inspect until a hundred verdicts are on record; return the exit code and how many there are then."""
+    command = [
+        sys.executable,
+        "-m",
+        "cada_edge",
+        "predict",
+        *map(str, (tiny_model, endless, "--record", record)),
+    ]
+    with subprocess.Popen(command, **streams) as running:
+        for name in ("stdout", "stderr"):
+            stream = getattr(running, name)
+            if stream is not None:
+                stream.readline()
+                stream.close()
+        try:
+            deadline = time.monotonic() + 60
+            while (found := count(record)) < 100:
+                assert running.poll() is None, f"ended with {running.returncode} after {found} verdicts"
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            running.send_signal(signal.SIGTERM)
+            return running.wait(60), count(record)
+        finally:
+            running.kill()
+
+
+def count(record: Path) -> int:
+    if not record.exists():
+        return 0
+    connection = sqlite3.connect(f"file:{record}?mode=ro", uri=True)
+    try:
+        return int(connection.execute("SELECT count(*) FROM verdicts").fetchone()[0])
+    except sqlite3.OperationalError:  # it is being made
+        return 0
+    finally:
+        connection.close()
+
+
+def test_a_full_stdout_stops_no_inspection_that_is_recorded(
+    tiny_model: Path, endless: Path, tmp_path: Path
+) -> None:
+    said = tmp_path / "stderr"
+    with Path("/dev/full").open("w") as full, said.open("w") as stderr:
+        code, verdicts = stopped_line(tiny_model, endless, tmp_path / "line.db", stdout=full, stderr=stderr)
+    assert code == 0, said.read_text()
+    lines = said.read_text().splitlines()
+    assert lines.count("sink_failed: stdout takes no lines: No space left on device") == 1
+    assert f"stdout: {verdicts} lines LOST" in lines
+
+
+def test_readers_that_go_away_stop_no_inspection_that_is_recorded(
+    tiny_model: Path, endless: Path, tmp_path: Path
+) -> None:
+    said = tmp_path / "stderr"
+    with said.open("w") as stderr:
+        code, _ = stopped_line(
+            tiny_model, endless, tmp_path / "line.db", stdout=subprocess.PIPE, stderr=stderr
+        )
+    assert code == 0, said.read_text()
+    assert "sink_failed: stdout takes no lines: Broken pipe" in said.read_text()
+
+
+def test_a_full_stdout_without_a_record_is_an_error(tiny_model: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "cada_edge", "predict", str(tiny_model), str(folder)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: Results cannot be written to stdout: No space left on device. Make room, or" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stderr_that_nobody_has_open_changes_no_exit_code(tiny_model: Path, folder: Path) -> None:
+    nowhere = "rtsp://127.0.0.1:9/line"
+    command = [
+        sys.executable,
+        "-m",
+        "cada_edge",
+        "predict",
+        str(tiny_model),
+        nowhere,
+        "--reconnect-limit",
+        "0",
+    ]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert subprocess.run(command, stderr=writer, check=False).returncode == 4
+    finally:
+        os.close(writer)
+
+
 def test_a_lost_source_is_given_up_with_exit_code_4(tiny_model: Path, folder: Path) -> None:
     nowhere = "rtsp://somebody:secret@127.0.0.1:9/line"
     result = predict(tiny_model, folder, nowhere, "--reconnect-limit", 0, code=4)
