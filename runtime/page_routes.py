@@ -56,7 +56,9 @@ class Routes:
         if path == "/":
             return self._assets["index.html"]
         if path == "/metrics":
-            return Response(200, CONTENT_TYPE, render_metrics(await self._relay.state()).encode())
+            # The name of a file need not be text: what is not is shown as a question mark.
+            text = render_metrics(await self._relay.state())
+            return Response(200, CONTENT_TYPE, text.encode(errors="replace"))
         if path == "/api/state":
             return _json(await self._relay.state())
         if path == "/api/events":
@@ -70,9 +72,13 @@ class Routes:
         if path == "/api/live":
             return await self._live(request)
         if path == "/api/rejects":
-            return _json({"rejects": self._relay.rejects()})
+            state = await self._relay.state()
+            return _json({"inspection": state.get("inspection"), "rejects": self._relay.rejects()})
         found = re.fullmatch(r"/api/rejects/(\d{1,15})/(frame\.jpg|thumb\.jpg|map\.png)", path)
         if found is not None:
+            state = await self._relay.state()
+            if request.query.get("of", state.get("inspection")) != state.get("inspection"):
+                return Response.text(404, "The inspection has been started again: its rejects are others.")
             return self._reject(int(found[1]), found[2])
         return Response.text(404, "There is nothing at this address; the page is at /.")
 

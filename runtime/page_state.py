@@ -7,6 +7,7 @@ write to afterwards (as for `cada_edge.InspectionLog`).
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -81,6 +82,8 @@ class PageState:
     """Collects from the run, answers to the page; every method from any thread."""
 
     def __init__(self) -> None:
+        self.inspection = secrets.token_hex(8)
+        """Name of this start: another one counts its frames and rejects from 1 again."""
         self._lock = threading.Lock()
         self._sources: dict[str, _Source] = {}
         self._events: deque[StatusEvent] = deque(maxlen=_EVENTS)
@@ -195,6 +198,7 @@ class PageState:
         if run is not None and run.is_paused:
             running = "paused"
         return {
+            "inspection": self.inspection,
             "now_s": now_s,
             "run": "ended" if run is not None and not run.is_alive else running,
             "seconds": None if stats is None else stats.seconds,

@@ -79,11 +79,19 @@ function showState() {
 async function followState() {
   for (;;) {
     try {
-      state = await (await get("/api/state")).json();
+      const found = await (await get("/api/state")).json();
+      if (state !== null && found.inspection !== state.inspection) {
+        // Started again: numbers, sources and rejects are others under the same names.
+        location.reload();
+        return;
+      }
+      state = found;
       stateAt = performance.now();
       showState();
       if (state.newest_reject !== newestReject) {
-        latestRejects = (await (await get("/api/rejects")).json()).rejects;
+        const { inspection, rejects } = await (await get("/api/rejects")).json();
+        if (inspection !== state.inspection) continue;
+        latestRejects = rejects.map((reject) => ({ ...reject, of: inspection }));
         newestReject = state.newest_reject;
       }
       rejects.show(latestRejects, state.rejects_without_picture);

@@ -73,7 +73,7 @@ export class Rejects {
     const button = document.createElement("button");
     button.type = "button";
     const image = document.createElement("img");
-    image.src = `/api/rejects/${item.number}/thumb.jpg`;
+    image.src = `/api/rejects/${item.number}/thumb.jpg?of=${item.of}`;
     image.alt = "";
     image.decoding = "async";
     const text = document.createElement("span");
@@ -106,7 +106,7 @@ export class Rejects {
     this.#showPlace();
     if (!this.#viewer.open) this.#viewer.showModal();
     const load = async (name) => {
-      const response = await fetch(`/api/rejects/${item.number}/${name}`);
+      const response = await fetch(`/api/rejects/${item.number}/${name}?of=${item.of}`);
       if (!response.ok) throw new Error(`${response.status}`);
       return response.blob();
     };

@@ -220,6 +220,38 @@ def test_a_reload_shows_the_same_line(line: Line, browser: Any) -> None:
     assert browser.errors() == []
 
 
+def test_an_inspection_that_is_started_again_shows_no_reject_of_before(
+    tiny_model: Path, line: Line, browser: Any
+) -> None:
+    open_page(browser, line.page.url)
+    line.rejects = 2
+    browser.wait_for("document.querySelectorAll('#rejects img').length === 2")
+    browser.evaluate("document.querySelector('#rejects button').click()")
+    browser.wait_for("document.getElementById('viewer').open")
+    before = browser.evaluate(
+        "fetch('/api/state').then(found => found.json()).then(state => state.inspection)"
+    )
+    assert isinstance(before, str)
+    port = int(line.page.url.rstrip("/").rpartition(":")[2])
+    line.run.stop()
+    line.run.join()
+    line.page.close()
+    with Detector(tiny_model, threads=1) as detector, LivePage(detector, f"127.0.0.1:{port}") as page:
+        again = Line(detector, page)
+        again.rejects = 1
+        try:
+            browser.wait_for("document.querySelectorAll('#rejects img').length === 1")
+            assert browser.evaluate("document.getElementById('viewer').open") is False
+            browser.wait_for("document.querySelectorAll('.card[data-status=live]').length === 2")
+            assert browser.evaluate("document.querySelectorAll('.card').length") == 2
+            # Asked for by its number under the name of before, there is none.
+            status = "fetch('/api/rejects/1/frame.jpg?of={}').then(found => found.status)"
+            assert browser.evaluate(status.format(before)) == 404
+        finally:
+            again.run.stop()
+            again.run.join()
+
+
 def test_a_lost_source_is_never_shown_as_live(line: Line, browser: Any) -> None:
     open_page(browser, line.page.url)
     left = card("left")

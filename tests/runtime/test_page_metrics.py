@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cada_edge.runtime.detection import Detection
+from cada_edge.runtime.page_gate import Request
 from cada_edge.runtime.page_metrics import render_metrics
+from cada_edge.runtime.page_relay import Relay
+from cada_edge.runtime.page_routes import Routes
 from cada_edge.runtime.page_state import PageState
 from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.stream_events import make_event
@@ -84,6 +88,19 @@ def test_each_metric_has_its_help_and_type_once(state: dict[str, Any]) -> None:
 
 def test_labels_are_escaped(state: dict[str, Any]) -> None:
     assert r'{source="cam \"left\"\\line\n2"} 2.0' in render_metrics(state)
+
+
+def test_a_name_that_is_no_text_costs_no_figures(state: dict[str, Any]) -> None:
+    state["sources"][0]["name"] = "cam\udcff"
+
+    class RelayDouble:
+        async def state(self) -> dict[str, Any]:
+            return state
+
+    routes = Routes(cast(Relay, RelayDouble()), {})
+    response = asyncio.run(routes.answer(Request("GET", "/metrics")))
+    assert response.status == 200
+    assert b'source="cam?"' in response.body
 
 
 def test_no_answer_of_the_inspection_gives_no_figures() -> None:
