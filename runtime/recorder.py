@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import reprlib
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -32,6 +34,12 @@ _OF_THE_DISK = frozenset(
 )
 """Failures that pass, or that somebody repairs: what waits for them is written later."""
 
+_TRIES = 2
+"""Of a record that its sink is not to blame for."""
+
+_shown = reprlib.Repr()
+_shown.maxother = 400
+
 
 @dataclass(frozen=True)
 class RecorderStats:
@@ -52,7 +60,7 @@ class Recorder(Generic[ItemT]):
 
     A record is on the disk within a second of its verdict, as long as the sink takes it. A sink that fails is
     tried again and again; until then records wait in memory, and beyond the capacity some are given up and
-    counted.
+    counted. A record that no sink of its kind would take is given up alone.
     """
 
     def __init__(
@@ -79,8 +87,10 @@ class Recorder(Generic[ItemT]):
             keep: Which of them stay when there are more: the newest, or those that were there first.
             batch: Most records in one write, at least 1: after a long failure memory and the time of a write
                 stay bounded. 1 for a sink that cannot take back a part of what it wrote.
-            attempts: Failures in a row, at least 1, after which a write is given up and counted as lost where
-                no disk is to blame; None: never. For pictures, of which one may be impossible.
+            attempts: For pictures, of which one may be impossible: failures in a row, at least 1, after which
+                a write is given up and counted as lost where no disk is to blame. None for records: whatever
+                an `OSError` or a database says is waited for, and only a record that is itself to blame, as
+                for a number beyond SQLite's 64 bits, is given up.
 
         Raises:
             ConfigError: An impossible capacity.
@@ -100,7 +110,7 @@ class Recorder(Generic[ItemT]):
         self._waiting: deque[ItemT] = deque()
         self._changed = threading.Condition()
         self._written = self._lost = self._in_hand = 0
-        self._is_failing = self._is_closing = False
+        self._is_failing = self._is_told = self._is_closing = False
         self._deadline_s = float("inf")
         self._thread = threading.Thread(target=self._work, name=f"recorder {sink.path.name}", daemon=True)
         self._thread.start()
@@ -177,36 +187,53 @@ class Recorder(Generic[ItemT]):
     def _work(self) -> None:
         wait_s = self._first_wait_s
         failures = 0
-        while (batch := self._next_batch()) is not None:
+        limit = self._batch
+        while (batch := self._next_batch(limit)) is not None:
             try:
                 self._sink.write(batch)
             except Exception as error:  # broad: whatever a sink raises, the records wait and are counted
-                is_of_the_disk = _errno_of(error) in _OF_THE_DISK
-                failures = 0 if is_of_the_disk else failures + 1
-                if failures == self._attempts:
-                    failures = 0
-                    self._give_up(error)
+                passes = self._passes(error)
+                failures = 0 if passes else failures + 1
+                if not passes and len(batch) > 1:
+                    # Halves of halves find the record that is to blame.
+                    limit = len(batch) // 2
+                    self._put_back(batch)
+                    continue
+                if failures >= (self._attempts or _TRIES):
+                    if self._attempts is not None:
+                        failures = 0
+                    self._give_up(batch, error)
                     continue
                 self._put_back(batch)
                 self._fail(error)
                 if not self._rest_after_failure(wait_s):
                     break
-                if is_of_the_disk or self._attempts is None:
+                if passes:
                     wait_s = min(_LONGEST_WAIT_S, 2 * wait_s)
                 continue
             wait_s = self._first_wait_s
             failures = 0
+            limit = min(self._batch, 2 * limit)
             self._succeed()
         self._sink.close()
 
-    def _next_batch(self) -> list[ItemT] | None:
+    def _passes(self, error: Exception) -> bool:
+        """Tell whether a failure passes, or is somebody's to repair, and what came is not to blame."""
+        if self._attempts is not None:
+            return _errno_of(error) in _OF_THE_DISK
+        # The bare DatabaseError is of a file that is damaged or no database.
+        passing = (OSError, MemoryError, sqlite3.OperationalError)
+        return isinstance(error, passing) or type(error) is sqlite3.DatabaseError
+
+    def _next_batch(self, limit: int) -> list[ItemT] | None:
         """Wait for records, gather some more for a moment, and take them; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closing)
             if not self._waiting:
                 return None
-            self._changed.wait_for(lambda: self._is_closing, self._interval_s)
-            batch = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
+            if limit == self._batch:
+                self._changed.wait_for(lambda: self._is_closing, self._interval_s)
+            batch = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
             self._in_hand = len(batch)
             return batch
 
@@ -230,7 +257,7 @@ class Recorder(Generic[ItemT]):
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
-            is_new, self._is_failing = not self._is_failing, True
+            is_new, self._is_failing, self._is_told = not self._is_told, True, True
             waiting = len(self._waiting)
         if is_new:
             self._tell(
@@ -240,7 +267,7 @@ class Recorder(Generic[ItemT]):
                 waiting=waiting,
             )
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, batch: Sequence[ItemT], error: Exception) -> None:
         with self._changed:
             self._lost += self._in_hand
             self._in_hand = 0
@@ -249,10 +276,11 @@ class Recorder(Generic[ItemT]):
         now = time.monotonic()
         if now - self._given_up_told_s >= _OVERFLOW_EVERY_S:
             self._given_up_told_s = now
+            self._is_told = True
             self._tell(
                 "sink_failed",
                 f"{self._sink.path} cannot take what came, which is given up: {_reason(error)}. {lost} are "
-                "lost",
+                f"lost; this was {_shown.repr(batch[0])}",
                 lost=lost,
             )
 
@@ -261,9 +289,9 @@ class Recorder(Generic[ItemT]):
             # 0 in hand where `close` has not waited for it: it stays lost, whatever the disk has of it.
             self._written += self._in_hand
             self._in_hand = 0
-            was_failing, self._is_failing = self._is_failing, False
+            was_told, self._is_failing, self._is_told = self._is_told, False, False
             lost = self._lost
-        if was_failing:
+        if was_told:
             self._tell(
                 "sink_recovered",
                 f"{self._sink.path} takes records again; {lost} were given up",

@@ -72,7 +72,12 @@ def test_records_are_written_in_order_soon_and_without_waiting(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "error", [OSError("No space left on device"), sqlite3.OperationalError("locked"), ValueError("own sink")]
+    "error",
+    [
+        OSError("No space left on device"),
+        sqlite3.OperationalError("locked"),
+        sqlite3.DatabaseError("malformed"),
+    ],
 )
 def test_a_sink_that_fails_is_tried_again_and_nothing_is_lost(error: Exception) -> None:
     sink, events = SinkDouble(), list[StatusEvent]()
@@ -207,6 +212,64 @@ def test_what_can_never_be_written_is_given_up_and_the_rest_written(error: Excep
     assert "cannot take what came, which is given up: wrapped" in events[1].message
     assert events[1].data == {"lost": 1}
     recorder.close()
+
+
+BAD = {7, 8, 40}
+
+
+def test_only_the_records_that_a_database_can_never_take_are_given_up(tmp_path: Path) -> None:
+    """Their numbers are beyond SQLite's 64 bits."""
+    events = list[StatusEvent]()
+    recorder = Recorder(open_sink(tmp_path / "verdicts.db"), on_status=events.append, interval_s=0.05)
+    for frame in range(100):
+        recorder.put(record(2**63 + frame if frame in BAD else frame))
+    wait_until(lambda: recorder.stats == RecorderStats(97, 0, 3, False))
+    recorder.put(record(2**63))  # alone
+    recorder.put(record(100))
+    assert recorder.close() == RecorderStats(98, 0, 4, False)
+    connection = sqlite3.connect(tmp_path / "verdicts.db")
+    stored = [row[0] for row in connection.execute("SELECT frame FROM verdicts ORDER BY id")]
+    connection.close()
+    assert stored == [frame for frame in range(101) if frame not in BAD]
+    assert [event.kind for event in events[:2]] == ["sink_failed", "sink_recovered"], "one event for many"
+    assert "cannot take what came, which is given up: Python int too large to convert" in events[0].message
+    assert f"this was Record(time='2026-11-24T03:00:00.000000Z', source='cam', frame={2**63 + 7}" in (
+        events[0].message
+    )
+    assert events[0].data == {"lost": 1}
+
+
+@pytest.mark.parametrize("count", [1, 7, 500])
+def test_records_that_are_all_impossible_hold_up_nothing(count: int) -> None:
+    sink = SinkDouble()
+    sink.error = OverflowError("too large")
+    recorder = Recorder(sink, interval_s=0.05, first_wait_s=0.01)
+    started = time.monotonic()
+    for frame in range(count):
+        recorder.put(record(frame))
+    wait_until(lambda: recorder.stats == RecorderStats(0, 0, count, True))
+    assert time.monotonic() - started < 5
+    sink.error = None
+    recorder.put(record(count))
+    assert recorder.close() == RecorderStats(1, 0, count, False)
+
+
+def test_a_failure_of_what_came_that_passes_costs_nothing() -> None:
+    sink = SinkDouble()
+    write, tries = sink.write, []
+
+    def fail_once(records: Sequence[Record]) -> None:
+        tries.append(len(records))
+        if len(tries) == 1:
+            raise ValueError("own sink")
+        write(records)
+
+    sink.write = fail_once  # type: ignore[method-assign]
+    recorder = Recorder(sink, interval_s=0.05, first_wait_s=0.01)
+    for frame in range(10):
+        recorder.put(record(frame))
+    assert recorder.close() == RecorderStats(10, 0, 0, False)
+    assert sink.frames == list(range(10))
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EIO", "EROFS", "EDQUOT", "ENOENT", "EACCES"])
