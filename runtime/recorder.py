@@ -215,7 +215,13 @@ class Recorder(Generic[ItemT]):
             failures = 0
             limit = min(self._batch, 2 * limit)
             self._succeed()
-        self._sink.close()
+        try:
+            self._sink.close()
+        except Exception as error:  # broad: nobody else hears of it
+            self._tell(
+                "sink_failed",
+                f"{self._sink.path} could not be closed: {_reason(error)}. Look whether its end is there",
+            )
 
     def _passes(self, error: Exception) -> bool:
         """Tell whether a failure passes, or is somebody's to repair, and what came is not to blame."""

@@ -130,6 +130,22 @@ def test_close_tries_to_the_end_of_its_time_and_says_what_was_not_written() -> N
     assert recorder.stats == RecorderStats(0, 0, 5, True)
 
 
+@pytest.mark.parametrize("error", [OSError("Input/output error."), sqlite3.OperationalError("locked")])
+def test_a_sink_that_cannot_be_closed_is_told(error: Exception) -> None:
+    sink, events = SinkDouble(), list[StatusEvent]()
+
+    def refuse() -> None:
+        raise error
+
+    sink.close = refuse  # type: ignore[method-assign]
+    recorder = Recorder(sink, on_status=events.append, interval_s=0.0)
+    recorder.put(record(0))
+    assert recorder.close() == RecorderStats(1, 0, 0, False)
+    assert [event.kind for event in events] == ["sink_failed"]
+    reason = str(error).rstrip(".")
+    assert events[0].message == f"double.db could not be closed: {reason}. Look whether its end is there"
+
+
 @pytest.mark.parametrize("name", ["capacity", "batch", "attempts"])
 def test_a_capacity_of_nothing_is_refused(name: str) -> None:
     values: dict[str, Any] = {name: 0}
