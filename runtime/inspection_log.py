@@ -75,7 +75,8 @@ class InspectionLog:
             video: File for an annotated video of all frames: .mkv, .avi or .mp4.
             video_fps: Frames a second at which it plays.
             per_source: Whether each source has its own folder within `images` and its own video,
-                NAME_SOURCE: for several sources.
+                NAME_SOURCE: for several sources. Without it they share both; where names of images would be
+                the same, those of the source that came later carry a number.
             on_status: Called with ``sink_failed``, ``sink_recovered`` and ``sink_full``.
 
         Raises:
@@ -90,6 +91,7 @@ class InspectionLog:
         self._video = None if video is None else Path(video)
         self._video_fps = video_fps
         self._labels: dict[str, str] = {}
+        self._numbers: dict[tuple[str, bool, str | None], int] = {}
         self._image_sinks: dict[str, tuple[ImageSink, Recorder[Picture]]] = {}
         self._videos: dict[str, Recorder[Picture]] = {}
         self._all: dict[str, Recorder[Any]] = {}
@@ -122,10 +124,12 @@ class InspectionLog:
         image: Path | None = None
         name = self._label(frame.source_id) if self._per_source else ""
         chosen = self._rejects if self._rejects is not None and detection.is_anomalous else None
+        number = self._number(frame)
         for found in (self._image_sink(name), chosen):
             if found is not None:
                 sink, recorder = found
-                path = sink.name(frame)
+                is_apart = self._per_source and found is not chosen
+                path = sink.name(frame, number=1 if is_apart else number)
                 if recorder.put(Picture(path, detection, frame)):
                     # The reject's image, where there are both.
                     image = path
@@ -148,6 +152,23 @@ class InspectionLog:
                 label = f"{wanted}-{number}"
             self._labels[source_id] = label
         return self._labels[source_id]
+
+    def _number(self, frame: Frame) -> int:
+        """Return 1, or one from 2 on where an earlier source may give its images the same names."""
+        if frame.path is None:
+            short: str | None = file_label(frame.source_id)
+        else:
+            # A source of one file gives that name to all its images, a folder may give any.
+            short = file_label(frame.path.stem) if frame.path == Path(frame.source_id) else None
+        key = (frame.source_id, frame.path is None, short)
+        if key not in self._numbers:
+            rivals = [
+                number
+                for (source, is_live, name), number in self._numbers.items()
+                if source != key[0] and is_live == key[1] and (name == short or None in (name, short))
+            ]
+            self._numbers[key] = max(rivals, default=0) + 1
+        return self._numbers[key]
 
     def _image_sink(self, name: str) -> tuple[ImageSink, Recorder[Picture]] | None:
         if self._images is None:

@@ -55,15 +55,19 @@ class Picture:
 class ImageSink(Sink[Picture]):
     """An image file for each picture, written whole or not at all; its folder is made with the first."""
 
-    def name(self, frame: Frame) -> Path:
+    def name(self, frame: Frame, *, number: int = 1) -> Path:
         """Return the file that a frame's image goes to.
 
         The same frame of a file has the same name in every run; those of a camera carry their time, since its
         numbers begin anew with each run.
+
+        Args:
+            frame: Of one of the sources whose images go here.
+            number: From 2 on it goes into the name: for a source whose images would have another's names.
         """
         if frame.path is not None:
-            return self.path / f"{frame.index:06d}_{frame.path.stem}.jpg"
-        return self.path / f"{_stamped(frame)}.jpg"
+            return self.path / f"{_counted(frame, number)}_{frame.path.stem}.jpg"
+        return self.path / f"{_stamped(frame, number)}.jpg"
 
     def write(self, records: Sequence[Picture]) -> None:
         """Write each picture to its path; see `Sink.write`."""
@@ -102,9 +106,9 @@ class RejectSink(ImageSink):
         self._total = sum(size for _, size in self._kept)
         self._make_room(0)
 
-    def name(self, frame: Frame) -> Path:
+    def name(self, frame: Frame, *, number: int = 1) -> Path:
         """Return the file that a frame's image goes to: its time comes first, so that names sort by it."""
-        return self.path / f"{_stamped(frame)}{_REJECT_SUFFIX}"
+        return self.path / f"{_stamped(frame, number)}{_REJECT_SUFFIX}"
 
     def write(self, records: Sequence[Picture]) -> None:
         """Write each picture to its path, and delete the oldest ones beyond the limit."""
@@ -209,10 +213,15 @@ def file_label(source_id: str) -> str:
     return re.sub(r"[^\w.-]+", "_", source_id).strip("._")[-60:] or "source"
 
 
-def _stamped(frame: Frame) -> str:
+def _counted(frame: Frame, number: int) -> str:
+    # Before the source's part of the name, which may end in any number itself.
+    return f"{frame.index:06d}" if number == 1 else f"{frame.index:06d}-{number}"
+
+
+def _stamped(frame: Frame, number: int) -> str:
     captured = datetime.fromtimestamp(frame.captured_at_s, timezone.utc)
     label = file_label(frame.path.stem if frame.path is not None else frame.source_id)
-    return f"{captured:%Y%m%dT%H%M%S.%fZ}_{frame.index:06d}_{label}"
+    return f"{captured:%Y%m%dT%H%M%S.%fZ}_{_counted(frame, number)}_{label}"
 
 
 def _rejects_in(folder: Path) -> list[tuple[Path, int]]:

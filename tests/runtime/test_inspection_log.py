@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import sqlite3
 import time
@@ -115,6 +116,56 @@ def test_names_that_only_differ_in_what_a_file_name_lacks_are_kept_apart(
             put(log, 1, source=source)
     found = sorted(folder.name for folder in (tmp_path / "all").iterdir() if any(folder.iterdir()))
     assert found == ["belt_1", "belt_1-2", "x" * 60, "x" * 60 + "-2"]
+
+
+NAMES = [
+    # One source of each name keeps it.
+    (["left/cam.avi", "right/belt.avi"], ["000000_cam.jpg", "000000_belt.jpg"]),
+    (
+        ["left/cam.avi", "right/cam.avi", "cam.mkv"],
+        ["000000_cam.jpg", "000000-2_cam.jpg", "000000-3_cam.jpg"],
+    ),
+    # A name that ends like a number of ours.
+    (["cam.avi", "cam-2.avi", "b/cam.avi"], ["000000_cam.jpg", "000000_cam-2.jpg", "000000-2_cam.jpg"]),
+]
+
+
+@pytest.mark.parametrize(("sources", "names"), NAMES)
+def test_sources_whose_files_are_called_alike_share_no_image(
+    detector: Detector, tmp_path: Path, sources: list[str], names: list[str]
+) -> None:
+    with InspectionLog(detector, records=[tmp_path / "line.db"], images=tmp_path / "all") as log:
+        for source in sources:
+            of = dataclasses.replace(frame(0, source), path=Path(source))
+            log.put(detection(of, score=0.5), of)
+    assert [row[0] for row in rows(tmp_path / "line.db")] == sources
+    assert [row[4] for row in rows(tmp_path / "line.db")] == [str(tmp_path / "all" / name) for name in names]
+    assert {path.name for path in (tmp_path / "all").iterdir()} == set(names)
+
+
+def test_folders_of_files_that_are_called_alike_share_no_image(detector: Detector, tmp_path: Path) -> None:
+    with InspectionLog(detector, images=tmp_path / "all") as log:
+        for path in ("left/1.png", "right/1.png", "right/2.png", "left/2.png", "1.avi"):
+            source = str(Path(path).parent) if path.endswith("png") else path
+            of = dataclasses.replace(frame(0, source), path=Path(path))
+            log.put(detection(of, score=0.5), of)
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {
+        *("000000_1.jpg", "000000_2.jpg", "000000-2_1.jpg", "000000-2_2.jpg", "000000-3_1.jpg")
+    }
+
+
+def test_frames_of_one_moment_share_no_image(detector: Detector, tmp_path: Path) -> None:
+    """As cameras that are triggered together give them, with names that differ in a slash alone."""
+    with InspectionLog(detector, images=tmp_path / "all", rejects=tmp_path / "rejects") as log:
+        for source in ("belt/1", "belt 1", "rtsp://cam"):
+            of = frame(0, source)
+            log.put(detection(of, score=2.0), of)
+    moment = "20261118T110640.000000Z"
+    names = {f"{moment}_000000_belt_1", f"{moment}_000000-2_belt_1", f"{moment}_000000_rtsp_cam"}
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {f"{name}.jpg" for name in names}
+    assert {path.name for path in (tmp_path / "rejects").iterdir()} == {
+        f"{name}.reject.jpg" for name in names
+    }
 
 
 def test_pictures_that_find_no_room_are_told_and_their_rows_name_none(
