@@ -102,7 +102,8 @@ class RejectSink(ImageSink):
         super().__init__(path)
         make_folder(path)
         self._limit = limit_bytes
-        self._kept: deque[tuple[Path, int]] = deque(_rejects_in(path))
+        # Without a limit nothing is ever deleted, and a list of all rejects would only grow.
+        self._kept: deque[tuple[Path, int]] = deque() if limit_bytes is None else deque(_rejects_in(path))
         self._total = sum(size for _, size in self._kept)
         self._make_room(0)
 
@@ -114,6 +115,8 @@ class RejectSink(ImageSink):
         """Write each picture to its path, and delete the oldest ones beyond the limit."""
         for picture in records:
             super().write([picture])
+            if self._limit is None:
+                continue
             try:
                 size = picture.path.stat().st_size
                 self._make_room(size)

@@ -85,6 +85,18 @@ def test_rejects_stay_within_their_limit_and_the_newest_stay(tmp_path: Path) -> 
     assert len(list(tmp_path.glob("*.reject.jpg"))) == 1
 
 
+def test_without_a_limit_no_list_of_rejects_grows(tmp_path: Path) -> None:
+    sink = RejectSink(tmp_path, limit_bytes=None)
+    for index in range(5):
+        sink.write([picture(sink, frame(index))])
+    assert len(list(tmp_path.iterdir())) == 5
+    again = RejectSink(tmp_path, limit_bytes=None)
+    again.write([picture(again, frame(5))])
+    assert len(list(tmp_path.iterdir())) == 6
+    assert not sink._kept
+    assert not again._kept
+
+
 def test_a_reject_that_somebody_took_away_does_no_harm(tmp_path: Path) -> None:
     sink = RejectSink(tmp_path, limit_bytes=2500)
     for index in range(6):
