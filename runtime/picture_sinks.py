@@ -92,7 +92,7 @@ class RejectSink(ImageSink):
 
         Raises:
             ConfigError: The limit is not above 0.
-            OutputError: The folder cannot be made or read.
+            OutputError: The folder cannot be made or read, or what is beyond the limit not be deleted.
         """
         if limit_bytes is not None and limit_bytes <= 0:
             raise ConfigError(
@@ -105,7 +105,14 @@ class RejectSink(ImageSink):
         # Without a limit nothing is ever deleted, and a list of all rejects would only grow.
         self._kept: deque[tuple[Path, int]] = deque() if limit_bytes is None else deque(_rejects_in(path))
         self._total = sum(size for _, size in self._kept)
-        self._make_room(0)
+        try:
+            self._make_room(0)
+        except OSError as error:
+            raise OutputError(
+                f"The reject {error.filename} cannot be deleted: {error.strerror or error}; wanted to bring "
+                f"those in {path} within {limit_bytes} bytes. Check the permissions, name another folder, or "
+                "pass a higher --rejects-limit."
+            ) from error
 
     def name(self, frame: Frame, *, number: int = 1) -> Path:
         """Return the file that a frame's image goes to: its time comes first, so that names sort by it."""

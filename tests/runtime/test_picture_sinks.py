@@ -106,6 +106,23 @@ def test_a_reject_that_somebody_took_away_does_no_harm(tmp_path: Path) -> None:
     assert _sizes(tmp_path) == 0
 
 
+def test_rejects_of_an_earlier_run_that_cannot_be_deleted_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = RejectSink(tmp_path, limit_bytes=None)
+    first.write([picture(first, frame(0))])
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    wanted = (
+        r"The reject .*_000000_.*\.reject\.jpg cannot be deleted: Permission denied; wanted .* within 1 bytes"
+    )
+    with pytest.raises(OutputError, match=wanted):
+        RejectSink(tmp_path, limit_bytes=1)
+
+
 def test_a_reject_for_which_no_room_can_be_made_is_not_there_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
