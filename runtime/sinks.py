@@ -43,12 +43,13 @@ class _TextSink(Sink[Record]):
         return ""
 
     def write(self, records: Sequence[Record]) -> None:
-        if self._file is None or self._is_gone():
+        if self._file is None or self._is_gone() or os.fstat(self._file).st_size < self._size:
             self.close()
             self._open()
             self._remember()
         assert self._file is not None
-        text = self._lines(records) if self._size else self._header() + self._lines(records)
+        size = os.fstat(self._file).st_size
+        text = self._lines(records) if size else self._header() + self._lines(records)
         data = text.encode()
         try:
             written = 0
@@ -57,14 +58,16 @@ class _TextSink(Sink[Record]):
             os.fsync(self._file)
         except OSError:
             # A full disk takes a part: the file goes back to its last whole record.
-            self._restore()
+            self._restore(size)
             raise
-        self._size += len(data)
+        self._size = size + len(data)
 
-    def _restore(self) -> None:
+    def _restore(self, size: int) -> None:
         assert self._file is not None
         try:
-            os.ftruncate(self._file, self._size)
+            # Whoever has cut it meanwhile, as copytruncate does, gets no zeros in place of what was there.
+            if os.fstat(self._file).st_size > size:
+                os.ftruncate(self._file, size)
         except OSError:
             _log.exception("%s cannot be cut back to its last whole record", self.path)
         self.close()

@@ -169,6 +169,50 @@ def test_a_full_disk_leaves_whole_records(
     assert read_back(path) == [record(0), record(1)]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_file_that_somebody_cuts_never_grows_by_a_failure(
+    tmp_path: Path, suffix: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"verdicts.{suffix}"
+    sink = open_sink(path)
+    sink.write([record(0)])
+    left = path.stat().st_size * kept
+    sink.write([record(1), record(2)])
+
+    def cut_and_fail(file: int, data: Any) -> int:
+        os.truncate(path, left)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", cut_and_fail)
+        with pytest.raises(OSError, match="No space left"):
+            sink.write([record(3)])
+    assert path.stat().st_size == left
+    sink.write([record(3)])
+    sink.close()
+    assert read_back(path) == [record(0), record(3)][1 - kept :]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_file_that_is_cut_while_it_is_written_goes_on_with_a_whole_record(
+    tmp_path: Path, suffix: str
+) -> None:
+    """As copytruncate leaves it, and worse: in the middle of a record."""
+    path = tmp_path / f"verdicts.{suffix}"
+    sink = open_sink(path)
+    sink.write([record(0)])
+    whole = path.stat().st_size
+    sink.write([record(1)])
+    os.truncate(path, whole + 5)
+    sink.write([record(2)])
+    assert read_back(path) == [record(0), record(2)]
+    os.truncate(path, 0)
+    sink.write([record(3)])
+    sink.close()
+    assert read_back(path) == [record(3)]
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path, suffix: str) -> None:
     path, old = tmp_path / f"verdicts.{suffix}", tmp_path / "old" / f"verdicts.{suffix}"
