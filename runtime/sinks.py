@@ -25,6 +25,8 @@ __all__ = ["CsvSink", "JsonLinesSink", "Sink", "SqliteSink", "open_sink"]
 
 _log = logging.getLogger(__name__)
 
+_BLOCK_BYTES = 1 << 16
+
 
 class _TextSink(Sink[Record]):
     """A text file with one record a line."""
@@ -41,6 +43,14 @@ class _TextSink(Sink[Record]):
     def _header(self) -> str:
         """Return what an empty file begins with."""
         return ""
+
+    @abstractmethod
+    def _is_first_line(self, line: str) -> bool:
+        """Tell whether a file of ours may begin with this line, given without its newline."""
+
+    @abstractmethod
+    def _is_torn_line(self, text: str) -> bool:
+        """Tell whether a process that was killed in its first write may have left this."""
 
     def write(self, records: Sequence[Record]) -> None:
         if self._file is None or self._is_gone() or os.fstat(self._file).st_size < self._size:
@@ -77,6 +87,7 @@ class _TextSink(Sink[Record]):
         file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             size = os.fstat(file).st_size
+            self._require_ours(file, size)
             whole = _whole_size(file, size)
             if whole < size:
                 # A process that was killed in the middle of a line has left its beginning.
@@ -88,6 +99,21 @@ class _TextSink(Sink[Record]):
             os.close(file)
             raise
         self._file, self._size = file, whole
+
+    def _require_ours(self, file: int, size: int) -> None:
+        """Refuse a file of somebody else's, before anything of it is cut off or put behind it."""
+        line, newline, _ = os.pread(file, _BLOCK_BYTES, 0).partition(b"\n")
+        if newline:
+            is_ours = self._is_first_line(line.decode("utf-8-sig", errors="replace"))
+        else:
+            # A loss of power may leave zeros where the data did not come to the disk.
+            is_ours = self._is_torn_line(line.rstrip(b"\0").decode(errors="replace"))
+        if not is_ours:
+            raise OutputError(
+                f"The record {self.path} ({size} bytes) begins with what is no verdict; wanted an empty "
+                "file, or one that an earlier run has written. Name another file, or move this one away: it "
+                "was not changed."
+            )
 
     def close(self) -> None:
         # Also a close that fails gives the descriptor back: another file may have it by then.
@@ -104,6 +130,28 @@ class JsonLinesSink(_TextSink):
         rows = (dict(zip(names, record.values(), strict=True)) for record in records)
         return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
+    def _is_first_line(self, line: str) -> bool:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(row, dict) and row.keys() >= set(Record.columns())
+
+    def _is_torn_line(self, text: str) -> bool:
+        place, lead = 0, "{"
+        for name in Record.columns():
+            lead += f'"{name}": '
+            rest = text[place:]
+            if not rest.startswith(lead):
+                # The number before it may be torn as well: 1. or 1e-
+                return lead.startswith(rest) or not rest.strip("0123456789.eE+-")
+            try:
+                _, place = json.JSONDecoder().raw_decode(text, place + len(lead))
+            except ValueError:
+                return True
+            lead = ", "
+        return "}".startswith(text[place:])
+
 
 class CsvSink(_TextSink):
     """Comma-separated values with a header; None is empty, verdicts are 0 and 1."""
@@ -116,6 +164,12 @@ class CsvSink(_TextSink):
             [int(value) if isinstance(value, bool) else value for value in each.values()] for each in records
         ]
         return _csv_lines(rows)
+
+    def _is_first_line(self, line: str) -> bool:
+        return line.rstrip("\r") == self._header().rstrip("\n")
+
+    def _is_torn_line(self, text: str) -> bool:
+        return self._header().startswith(text)
 
 
 _KINDS: dict[str, type[Sink[Record]]] = {
@@ -135,7 +189,7 @@ def open_sink(path: str | Path) -> Sink[Record]:
 
     Raises:
         ConfigError: Another extension.
-        OutputError: The file cannot be written, or is no database of verdicts.
+        OutputError: The file cannot be written, or holds something else than verdicts.
     """
     path = Path(path)
     kind = _KINDS.get(path.suffix.lower())
@@ -147,6 +201,8 @@ def open_sink(path: str | Path) -> Sink[Record]:
     sink = kind(path)
     try:
         sink.write([])
+    except OutputError:
+        raise
     except (OSError, sqlite3.Error) as error:
         raise OutputError(
             f"The record {path} cannot be written: {error}; wanted a file to append verdicts to. Check its "
@@ -163,10 +219,9 @@ def _csv_lines(rows: Sequence[Sequence[object]]) -> str:
 
 def _whole_size(file: int, size: int) -> int:
     """Return the size of a text file up to its last newline."""
-    block = 1 << 16
     end = size
     while end > 0:
-        start = max(0, end - block)
+        start = max(0, end - _BLOCK_BYTES)
         found = os.pread(file, end - start, start).rfind(b"\n")
         if found >= 0:
             return start + found + 1

@@ -143,6 +143,68 @@ def test_an_unfinished_last_line_is_cut_off(
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_first_write_that_was_killed_anywhere_is_begun_anew(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"verdicts.{suffix}"
+    sink = open_sink(path)
+    sink.write([record(0, source='left, "Förderband"', score=1e-9, threshold=1.5, anomalous=True)])
+    sink.close()
+    data = path.read_bytes()
+    for size in range(len(data)):
+        for torn in (data[:size], data[:size] + bytes(7)):
+            path.write_bytes(torn)
+            sink = open_sink(path)
+            sink.write([record(1)])
+            sink.close()
+            assert read_back(path) == [record(1)]
+
+
+FOREIGN = [
+    b"all in one line, without a newline",
+    b"a note\nand one more\n",
+    b"a note\nand a torn one",
+    b'{"time": "2026-11-24", "value": 1}',
+    b'{"time": "2026-11-24", "value": 1}\n',
+    b"[1, 2]\n",
+    b"time,value\n2026-11-24,1\n",
+    b"time,value",
+    b"\n",
+    b"\xff\xfe",
+    b"\0\0not empty\0",
+    b"x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("content", FOREIGN)
+def test_a_file_of_somebody_else_is_refused_and_stays_as_it_is(
+    tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    path = tmp_path / f"notes.{suffix}"
+    path.write_bytes(content)
+    wanted = (
+        rf"The record .*notes\.{suffix} \({len(content)} bytes\) begins with what is no verdict; wanted an "
+        "empty file, or one that an earlier run has written. Name another file, or move this one away"
+    )
+    with pytest.raises(OutputError, match=wanted):
+        open_sink(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_record_that_an_editor_has_saved_is_appended_to(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"verdicts.{suffix}"
+    sink = open_sink(path)
+    sink.write([record(0)])
+    sink.close()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    size = path.stat().st_size
+    sink = open_sink(path)
+    sink.write([record(1)])
+    sink.close()
+    assert path.stat().st_size > size
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_a_full_disk_leaves_whole_records(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
