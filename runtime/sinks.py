@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import re
 import sqlite3
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ __all__ = ["CsvSink", "JsonLinesSink", "Sink", "SqliteSink", "open_sink"]
 _log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 1 << 16
+
+_CSV_BEGIN = re.compile(rb"\n(?=\d{4}-\d\d-\d\dT[\d:.]+Z,)")
+"""What stands before a record: its time comes first."""
 
 
 class _TextSink(Sink[Record]):
@@ -88,7 +92,7 @@ class _TextSink(Sink[Record]):
         try:
             size = os.fstat(file).st_size
             self._require_ours(file, size)
-            whole = _whole_size(file, size)
+            whole = self._whole_size(file, size)
             if whole < size:
                 # A process that was killed in the middle of a line has left its beginning.
                 _log.warning("%s: %d bytes of an unfinished record are cut off", self.path, size - whole)
@@ -99,6 +103,17 @@ class _TextSink(Sink[Record]):
             os.close(file)
             raise
         self._file, self._size = file, whole
+
+    def _whole_size(self, file: int, size: int) -> int:
+        """Return the size of the file up to the end of its last whole record."""
+        end = size
+        while end > 0:
+            start = max(0, end - _BLOCK_BYTES)
+            found = os.pread(file, end - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+        return 0
 
     def _require_ours(self, file: int, size: int) -> None:
         """Refuse a file of somebody else's, before anything of it is cut off or put behind it."""
@@ -165,6 +180,15 @@ class CsvSink(_TextSink):
         ]
         return _csv_lines(rows)
 
+    def _whole_size(self, file: int, size: int) -> int:
+        whole = super()._whole_size(file, size)
+        start = max(0, whole - _BLOCK_BYTES)
+        tail = os.pread(file, whole - start, start)
+        begins = [found.end() for found in _CSV_BEGIN.finditer(tail)]
+        # A source's name may have newlines, and one within quotes ends no record.
+        is_torn = bool(begins) and tail.count(b'"', begins[-1]) % 2 == 1
+        return start + begins[-1] if is_torn else whole
+
     def _is_first_line(self, line: str) -> bool:
         return line.rstrip("\r") == self._header().rstrip("\n")
 
@@ -215,18 +239,6 @@ def _csv_lines(rows: Sequence[Sequence[object]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
-
-
-def _whole_size(file: int, size: int) -> int:
-    """Return the size of a text file up to its last newline."""
-    end = size
-    while end > 0:
-        start = max(0, end - _BLOCK_BYTES)
-        found = os.pread(file, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
 
 
 def _sync_folder(folder: Path) -> None:

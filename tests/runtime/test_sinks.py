@@ -146,7 +146,7 @@ def test_an_unfinished_last_line_is_cut_off(
 def test_a_first_write_that_was_killed_anywhere_is_begun_anew(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"verdicts.{suffix}"
     sink = open_sink(path)
-    sink.write([record(0, source='left, "Förderband"', score=1e-9, threshold=1.5, anomalous=True)])
+    sink.write([record(0, score=1e-9, threshold=1.5, anomalous=True)])
     sink.close()
     data = path.read_bytes()
     for size in range(len(data)):
@@ -156,6 +156,22 @@ def test_a_first_write_that_was_killed_anywhere_is_begun_anew(tmp_path: Path, su
             sink.write([record(1)])
             sink.close()
             assert read_back(path) == [record(1)]
+
+
+def test_a_csv_record_that_was_torn_within_a_name_of_several_lines_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.csv"
+    sink = open_sink(path)
+    sink.write([record(0)])
+    first = path.stat().st_size
+    sink.write([record(1, source='a "pipeline"\n! of\n"three" lines, 1')])
+    sink.close()
+    data = path.read_bytes()
+    for size in range(first, len(data)):
+        path.write_bytes(data[:size])
+        sink = open_sink(path)
+        sink.write([record(2)])
+        sink.close()
+        assert read_back(path) == [record(0), record(2)]
 
 
 FOREIGN = [
