@@ -50,6 +50,8 @@ class Monitor:
         self._nvml = NvmlMeter()
         self._rapl = RaplMeter(self._root)
         self._load = LoadMeter(self._root)
+        # However late the thread begins, what is measured begins after a reading.
+        self.mark()
         self._thread.start()
         return self
 

@@ -21,8 +21,8 @@ __all__ = ["check_engine", "check_onnxruntime", "exported"]
 
 _BUILDER = "cada_edge.export.to_engine"
 
-_RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""Compute capabilities that TensorRT for RTX 1.7 builds for."""
+_RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities that TensorRT for RTX 1.7 builds our graphs for; 7.5 lacks fp32 matrix products."""
 
 
 def exported(checkpoint: Path, work: Path) -> Path:
@@ -102,7 +102,7 @@ def check_engine(model: Path, *, target: str, work: Path, seconds: float) -> Map
         if is_accepted:
             raise
         # Our own error, with its remedy, is what is wanted here; any other one is a failure.
-        raise NotPossible(f"TensorRT for RTX does not know {capability}; refused: {error}") from error
+        raise NotPossible(f"TensorRT for RTX is not for {capability}; refused: {error}") from error
     try:
         figures = _replayed(backend.infer, engine, backend.description, seconds)
     finally:

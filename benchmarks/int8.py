@@ -2,7 +2,7 @@
 
 ::
 
-    cada-edge demo --size 256 --out demo256
+    cada-edge demo --size 256 --iterations 200 --out demo256
     python -m cada_edge.benchmarks.int8 demo256/model.onnx demo256/line
 
 The source is quantised anew, with good parts of the data set's training images. Both files then run in turns

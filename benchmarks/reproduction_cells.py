@@ -37,7 +37,7 @@ from cada_edge.runtime.evaluate import evaluate
 from cada_edge.runtime.evaluate_model import require_test_images
 from cada_edge.trainer.base_method import configure
 from cada_edge.trainer.checkpoint import Checkpoint, load_checkpoint, package_versions
-from cada_edge.trainer.config import TrainConfig
+from cada_edge.trainer.config import PER_MACHINE, TrainConfig
 from cada_edge.trainer.evaluate_checkpoint import score_batches
 from cada_edge.trainer.fit import choose_device, fit
 from cada_edge.trainer.realign import discard_features, realign
@@ -66,7 +66,7 @@ _WITHOUT_REGRESSOR = ("none", "class-aware")
 _FIXED = ("base", "recipe", "alignment", "top_fraction", "seed", "device")
 """What the table or an option of the command sets."""
 
-_NO_FIGURE = ("device", "threads", "cache_features", "save_every", "false_alarm_rate")
+_NO_FIGURE = (*PER_MACHINE, "false_alarm_rate")
 """What changes no figure of a table: where it runs, and the threshold."""
 
 _PIXEL_METRICS = ("p_auroc", "p_ap", "aupro")

@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the threshold came about (split conformal, Vovk et al.; rule: `cada_edge.runtime.calibrate`)."""
+    """How the threshold came about (split conformal, Vovk et al.; rule: `cada_edge.runtime.conformal`)."""
 
     images: int
     """Normal images whose scores set the threshold."""
@@ -109,7 +109,7 @@ class Manifest:
     std: tuple[float, float, float]
     """Divided by, inside the graph."""
     alignment: str
-    """'none' or 'cada'."""
+    """'none', 'cada', 'cada-sigma' or 'class-predicted'; 'class-aware' would have to be told the kind."""
     range_floor: float
     """Smallest range g^ - u^ that the alignment divides by (this project's own: half the 1 % quantile)."""
     upsampling: str

@@ -42,6 +42,17 @@ class FFmpegOptions:
         self._added: set[str] = set()
         self._log_level: int | None = None
 
+    def prepare(self) -> None:
+        """Add the variables, as OpenCV does without them.
+
+        Best before there are other threads: what is added here gives the environment another place, while
+        what is changed later does not.
+        """
+        with self._changed:
+            missing = {name: each for name, each in _AS_IF_UNSET.items() if name not in os.environ}
+            self._added.update(missing)
+            os.environ.update(missing)
+
     @contextmanager
     def told(self, value: str, *, timeout_s: float) -> Iterator[None]:
         """Have it in the environment within the block; what the user has put there himself stays as it is.
@@ -88,12 +99,15 @@ class FFmpegOptions:
         log = _log_of_opencv()
         if log is not None:
             level: int = log.getLogLevel()
-            log.setLogLevel(min(level, _ERRORS_ALONE))
-            self._log_level = level
+            if level > _ERRORS_ALONE:
+                log.setLogLevel(_ERRORS_ALONE)
+                self._log_level = level
 
     def _speak(self) -> None:
         log, level = _log_of_opencv(), self._log_level
-        if log is not None and level is not None:
+        self._log_level = None
+        # What an application has set meanwhile stays.
+        if log is not None and level is not None and log.getLogLevel() == _ERRORS_ALONE:
             log.setLogLevel(level)
 
 

@@ -40,13 +40,17 @@ def main() -> None:
     answers, questions = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     hello = read_message(answers)
+    code = 0
     if hello is not None:
         try:
             asyncio.run(_serve(hello.head, answers, questions))
-        except (EOFError, OSError, ValueError):
+        except (EOFError, BrokenPipeError):
             logging.getLogger(__name__).debug("The inspection is gone")
+        except Exception:  # broad: whoever starts it anew is told why
+            logging.getLogger(__name__).exception("The page ends")
+            code = 1
     # At once: a thread that waits for an answer would hold up the interpreter's own end.
-    os._exit(0)
+    os._exit(code)
 
 
 async def _serve(config: dict[str, Any], answers: IO[bytes], questions: IO[bytes]) -> None:

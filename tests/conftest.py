@@ -3,7 +3,8 @@
 A test marked ``@pytest.mark.needs_system("ffmpeg")`` skips where that command is not on the PATH, and the
 skipped ones are listed at the end. A test that finds out only while it runs calls the fixture:
 ``require_system("gst-launch-1.0", package="gstreamer1.0-tools")``. With CADA_EDGE_REQUIRE_ALL=1, as in
-.ci/run, such a skip is a failure.
+.ci/run, such a skip is a failure; so is every other one, but those that a machine without a GPU, or a release
+without a checkout, cannot do without. An environment without torch may lack further packages.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +36,12 @@ else:
 
 _REASON = "the command {command!r} is missing: apt-get install {package}"
 _REASON_PATTERN = re.compile(r"the command '.+' is missing: apt-get install (?P<package>[\w.+-]+)")
+
+
+_MAY_SKIP = re.compile(
+    r"no CUDA device|this machine has a (GPU|driver)|says what happens without a GPU|no git checkout"
+)
+"""Reasons that hold on some machine in any case."""
 
 
 def _require_system(command: str, *, package: str | None = None) -> None:
@@ -60,6 +69,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _require_system(*mark.args, **mark.kwargs)
     if item.get_closest_marker("gpu") is not None and not _has_cuda_device():
         pytest.skip("no CUDA device")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Forbid skips of tests where everything must run."""
+    outcome: Any = yield
+    _forbid_skip(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """Likewise those of whole modules."""
+    outcome: Any = yield
+    _forbid_skip(outcome.get_result())
+
+
+def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("CADA_EDGE_REQUIRE_ALL") != "1" or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if find_spec("torch") is not None and _MAY_SKIP.search(reason) is None:
+        report.outcome = "failed"
+        report.longrepr = f"{reason} (CADA_EDGE_REQUIRE_ALL=1 forbids the skip)"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

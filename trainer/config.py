@@ -17,6 +17,7 @@ from cada_edge.runtime.preprocess import RESIZE_NAME, RESIZES
 __all__ = [
     "ALIGNMENTS",
     "BASES",
+    "PER_MACHINE",
     "RECIPES",
     "AlignerConfig",
     "SmoothingConfig",
@@ -34,6 +35,9 @@ BASES = {
 
 ALIGNMENTS = ("none", "cada", "cada-sigma", "class-predicted", "class-aware")
 """Alignment variants by name; 'class-aware' is told each image's category, so it is for evaluation only."""
+
+PER_MACHINE = ("device", "threads", "cache_features", "save_every", "compile", "log_every")
+"""Fields that may differ when a run is resumed: they say where it runs, not what it computes."""
 
 RECIPES = ("default", "paper")
 """Named sets of values; 'paper' holds out no images, so that all of them are trained on as in the paper."""

@@ -17,7 +17,7 @@ from cada_edge.errors import CheckpointError, TrainingError
 from cada_edge.trainer.base_features import FrozenFeatures
 from cada_edge.trainer.base_step import BASE_SEED_STREAM, BaseStep
 from cada_edge.trainer.checkpoint import load_tensors, save_tensors
-from cada_edge.trainer.config import TrainConfig
+from cada_edge.trainer.config import PER_MACHINE, TrainConfig
 from cada_edge.trainer.divergence import LossWatch
 from cada_edge.trainer.loader import prefetched
 from cada_edge.trainer.model import TrainedModel
@@ -28,9 +28,6 @@ from cada_edge.trainer.sampling import batch_indices
 __all__ = ["fit_base"]
 
 _log = logging.getLogger(__name__)
-
-_PER_MACHINE = ("device", "threads", "cache_features", "save_every", "compile", "log_every")
-"""Fields that may differ when a run is resumed: they say where it runs, not what it computes."""
 
 _STATE = ("config", "data_fingerprint", "base", "optimizer", "iteration")
 
@@ -209,7 +206,7 @@ def _restore(
             "Remove it and start again."
         )
     now, then = config.to_dict(), state["config"]
-    changed = sorted(key for key in now if key not in _PER_MACHINE and now[key] != then.get(key))
+    changed = sorted(key for key in now if key not in PER_MACHINE and now[key] != then.get(key))
     if changed:
         differences = ", ".join(f"{key} {then.get(key)!r} -> {now[key]!r}" for key in changed)
         raise CheckpointError(

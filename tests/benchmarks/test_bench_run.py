@@ -265,7 +265,8 @@ def test_the_meters_are_read_where_models_change(
             self.joules, self.last_s, self.marks = 0.0, 0.0, 0
 
         def mark(self) -> None:
-            if threading.current_thread() is not threading.main_thread():
+            # Neither its thread's nor that before all blocks.
+            if threading.current_thread() is not threading.main_thread() or not self._thread.is_alive():
                 return
             now_s = time.perf_counter()
             if self.marks % 2 == 1:  # the end of a block

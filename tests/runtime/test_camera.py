@@ -278,6 +278,17 @@ def test_a_host_that_hangs_holds_up_no_other(opening: Callable[[], SlowOpening],
     assert log.getLogLevel() == 3
 
 
+def test_a_level_that_the_application_sets_meanwhile_stays(
+    opening: Callable[[], SlowOpening], log: Any
+) -> None:
+    cameras = opening()
+    cameras.start("rtsp://a/1")
+    assert cameras.entered["rtsp://a/1"].wait(30)
+    log.setLogLevel(4)
+    cameras.end("rtsp://a/1")
+    assert log.getLogLevel() == 4
+
+
 def test_only_who_wants_other_options_waits(opening: Callable[[], SlowOpening]) -> None:
     cameras = opening()
     cameras.start("rtsp://a/1")

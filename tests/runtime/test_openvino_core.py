@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("openvino", reason="pip install 'cada-edge[openvino]'")
+pytest.importorskip("openvino", reason="pip install 'cada-edge[cpu]'")
 
 _APPLICATION = """
 import gc

@@ -160,8 +160,7 @@ def test_the_one_that_has_been_idle_longest_makes_room(monkeypatch: pytest.Monke
             viewer[1].write(GET % b"")
             assert (await viewer[0].readuntil(b"fine")).startswith(b"HTTP/1.1 200")
             idle.append(await asyncio.open_connection("127.0.0.1", port))
-            await asyncio.sleep(0.05)
-            assert idle[turn][0].at_eof()
+            assert await asyncio.wait_for(idle[turn][0].read(), 10) == b""
         for _, writer in (viewer, *idle):
             writer.close()
 

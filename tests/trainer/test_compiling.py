@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ def _loss(features: tuple[Tensor, ...], *, progress: float = 0.0) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.needs_system("g++")
 def test_it_computes_the_same_and_what_anneals_does_not_compile_anew_each_time() -> None:
     import torch._dynamo
     from torch._dynamo.utils import counters
