@@ -39,7 +39,7 @@ from cada_edge.runtime.cuda_driver import gpus, require_gpu
 from cada_edge.runtime.datasets import DatasetIndex
 from cada_edge.runtime.engine_check import why_not
 from cada_edge.runtime.engine_layers import precision_share, read_layers
-from cada_edge.runtime.parity import replay_file
+from cada_edge.runtime.parity import replay_file, require_reference
 from cada_edge.runtime.tensorrt_engine import MODULES, load_tensorrt
 
 __all__ = ["EngineResult", "export_engine"]
@@ -299,14 +299,7 @@ def _keep_cache(path: Path, content: bytes) -> None:
 
 def _copy_reference(graph: Path, manifest: Manifest, draft: Draft) -> None:
     """Bring the graph's reference file, unchanged, beside the engine."""
-    found = None if manifest.reference_file is None else graph.with_name(manifest.reference_file)
-    if found is None or not found.is_file() or sha256_file(found) != manifest.reference_sha256:
-        raise ModelError(
-            f"{graph} came without the reference file that its manifest describes "
-            f"({manifest.reference_file}); wanted all three files of an export. Copy them again, or export "
-            "the checkpoint again."
-        )
-    shutil.copyfile(found, draft.reference)
+    shutil.copyfile(require_reference(graph, manifest), draft.reference)
 
 
 def _options(config: EngineConfig) -> dict[str, Any]:

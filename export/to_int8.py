@@ -28,7 +28,7 @@ from cada_edge.manifest import Manifest, Parity, manifest_path
 from cada_edge.quantization import Quantization
 from cada_edge.runtime.backend import choose_backend
 from cada_edge.runtime.datasets import DatasetIndex
-from cada_edge.runtime.parity import Reference, read_reference, replay
+from cada_edge.runtime.parity import Reference, read_reference, replay, require_reference
 
 __all__ = ["WORTHWHILE", "Int8Config", "export_int8", "refuse_calibration"]
 
@@ -160,14 +160,7 @@ def _read_source(source: Path) -> tuple[Manifest, Path]:
             f"{source} is in {manifest.precision} already; wanted an fp32 file to quantise. Export the "
             "checkpoint itself with --precision int8, or first with --precision fp32."
         )
-    reference = source.with_name(manifest.reference_file or "no reference file")
-    if not reference.is_file() or sha256_file(reference) != manifest.reference_sha256:
-        raise ModelError(
-            f"{source} came without the reference file that its manifest describes "
-            f"({manifest.reference_file}); wanted all three files of an export. Copy them again, or export "
-            "the checkpoint again."
-        )
-    return manifest, reference
+    return manifest, require_reference(source, manifest)
 
 
 def _quantize(

@@ -29,6 +29,7 @@ __all__ = [
     "read_reference",
     "replay",
     "replay_file",
+    "require_reference",
     "score_limit",
     "verify",
     "write_reference",
@@ -218,6 +219,22 @@ def replay_file(
         return replay(engine.infer, reference, precision=manifest.precision, backend=engine.description)
     finally:
         engine.close()
+
+
+def require_reference(model: Path, manifest: Manifest) -> Path:
+    """Return a model's reference file, which lies beside it.
+
+    Raises:
+        ModelError: It is not there, or is not the one that the manifest describes.
+    """
+    found = None if manifest.reference_file is None else model.with_name(manifest.reference_file)
+    if found is None or not found.is_file() or sha256_file(found) != manifest.reference_sha256:
+        raise ModelError(
+            f"{model} came without the reference file that its manifest describes "
+            f"({manifest.reference_file}); wanted all three files of an export. Copy them again, or export "
+            "the checkpoint again."
+        )
+    return found
 
 
 def verify(model_path: str | Path, *, backend: str = "auto", threads: int | None = None) -> Parity:

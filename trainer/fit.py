@@ -47,7 +47,7 @@ from cada_edge.trainer.run_folder import (
 )
 from cada_edge.trainer.run_log import RunLog
 
-__all__ = ["TrainResult", "calibrate_on", "choose_device", "fit", "score_frames"]
+__all__ = ["TrainResult", "calibrate_on", "choose_device", "fit", "score_frames", "split_images"]
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _follow(
     resume: bool,
 ) -> TrainResult:
     """Train the base with the leading process, and wait for what it makes of it."""
-    training, _ = _split(index, config)
+    training, _ = split_images(index, config)
     with _spill(run / f"decoded.{processes.place.machine}.npy", processes) as spill:
         frames = decode_shared(
             training, config.size, resize_name=config.resize, spill=spill, processes=processes
@@ -200,8 +200,13 @@ def _follow(
     return TrainResult(**{**told, "checkpoint": Path(told["checkpoint"])})
 
 
-def _split(index: DatasetIndex, config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
-    """Split the normal images into those to train on and those held out for the threshold."""
+def split_images(index: DatasetIndex, config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
+    """Split the normal images into those to train on and those held out for the threshold.
+
+    Args:
+        index: The data set.
+        config: Its recipe, share and seed say which; 'paper' holds none out.
+    """
     fraction = 0.0 if config.recipe == "paper" else config.holdout_fraction
     training, held_out = split_holdout(index.train, fraction=fraction, seed=config.seed)
     return list(training), list(held_out)
@@ -221,7 +226,7 @@ def _fit(
     # A damaged test image among them must not end the run after hours of training.
     anomalous = _reference_samples(index)
     check_images((*index.train, *anomalous))
-    training, held_out = _split(index, config)
+    training, held_out = split_images(index, config)
     categories = [sample.category for sample in training]
     check_categories(config, categories)
     data_fingerprint = fingerprint(training)

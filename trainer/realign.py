@@ -13,13 +13,12 @@ from pathlib import Path
 from cada_edge.errors import CheckpointError
 from cada_edge.files import sha256_file
 from cada_edge.runtime.datasets import DatasetIndex, fingerprint
-from cada_edge.runtime.holdout import split_holdout
 from cada_edge.trainer.align import check_categories, collect_statistics, fit_aligner
 from cada_edge.trainer.checkpoint import load_checkpoint, save_checkpoint
 from cada_edge.trainer.config import AlignerConfig
 from cada_edge.trainer.data import decode
 from cada_edge.trainer.feature_cache import FeatureCache
-from cada_edge.trainer.fit import TrainResult, calibrate_on, choose_device
+from cada_edge.trainer.fit import TrainResult, calibrate_on, choose_device, split_images
 from cada_edge.trainer.run_folder import CHECKPOINT, STATE, claim_run_folder
 
 __all__ = ["discard_features", "realign"]
@@ -66,8 +65,7 @@ def realign(
     report = progress or (lambda stage, done, total, loss: None)
     base = load_checkpoint(base_run / CHECKPOINT)
     config = dataclasses.replace(base.config, alignment=alignment, aligner=aligner, device=device)
-    fraction = 0.0 if config.recipe == "paper" else config.holdout_fraction
-    training, held_out = split_holdout(index.train, fraction=fraction, seed=config.seed)
+    training, held_out = split_images(index, config)
     if fingerprint(training) != base.data_fingerprint:
         raise CheckpointError(
             f"The base in {base_run} was trained on other images than {index.root} holds; "

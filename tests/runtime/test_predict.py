@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import json
 import os
 import signal
@@ -21,6 +22,12 @@ import pytest
 from click.testing import CliRunner
 
 from cada_edge.cli import main
+from cada_edge.options import read_bytes
+from cada_edge.runtime.camera import CameraOptions
+from cada_edge.runtime.conformal import DEFAULT_FALSE_ALARM_RATE
+from cada_edge.runtime.inspection_log import InspectionLog
+from cada_edge.runtime.live_source import Reconnect
+from cada_edge.runtime.run_options import RunOptions
 
 pytestmark = pytest.mark.alone
 
@@ -41,6 +48,19 @@ def endless(folder: Path) -> Path:
     path = folder.parent / "endless.txt"
     path.write_text("".join(f"parts/part{index % 5}.png\n" for index in range(50_000)))
     return path
+
+
+def test_the_commands_defaults_are_an_applications() -> None:
+    found = {parameter.name: parameter.default for parameter in main.commands["predict"].params}
+    options, log = RunOptions(), inspect.signature(InspectionLog).parameters
+    assert found["batch_timeout"] == 1e3 * options.batch_timeout_s
+    assert found["queue"] == options.capacity
+    assert found["stall_timeout"] == CameraOptions().stall_timeout_s
+    assert found["reconnect_limit"] == Reconnect().limit
+    assert found["video_fps"] == log["video_fps"].default
+    assert read_bytes(None, None, str(found["rejects_limit"])) == log["rejects_limit_bytes"].default
+    calibrate = {parameter.name: parameter.default for parameter in main.commands["calibrate"].params}
+    assert calibrate["false_alarm_rate"] == DEFAULT_FALSE_ALARM_RATE
 
 
 def predict(*arguments: object, code: int = 0) -> Any:
