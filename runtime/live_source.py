@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from cada_edge.errors import ConfigError, SourceError, SourceLostError
 from cada_edge.runtime.buffered_source import BufferedSource
-from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress, redact
+from cada_edge.runtime.camera import Camera, CameraOptions
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
+from cada_edge.runtime.live_address import LiveAddress, redact
 from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event
 
@@ -99,7 +100,7 @@ class LiveSource(BufferedSource):
         """Start to open the source; the first frames come when it is there.
 
         Args:
-            address: As from `cada_edge.runtime.camera.parse_live`.
+            address: As from `cada_edge.runtime.live_address.parse_live`.
             source_id: Name that the frames carry; by default the address without its secrets.
             camera: How it is opened.
             reconnect: How it is opened again.

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from cada_edge.errors import SourceError
-from cada_edge.runtime.camera import CameraOptions, LiveAddress, parse_live, redact, require_gstreamer
+from cada_edge.runtime.camera import CameraOptions, require_gstreamer
 from cada_edge.runtime.frame_buffer import DropPolicy
 from cada_edge.runtime.images import is_image
+from cada_edge.runtime.live_address import LiveAddress, parse_live, redact
 from cada_edge.runtime.live_source import LiveSource, Reconnect
 from cada_edge.runtime.preprocess import load_cv2
 from cada_edge.runtime.source_ahead import ReadAheadSource

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from cada_edge.errors import ConfigError, SourceError
-from cada_edge.runtime.camera import Camera, CameraOptions, LiveAddress, csi_pipeline, parse_live, redact
+from cada_edge.runtime.camera import Camera, CameraOptions, csi_pipeline
 from cada_edge.runtime.ffmpeg_options import FFmpegOptions
+from cada_edge.runtime.live_address import LiveAddress, parse_live, redact
 from cada_edge.runtime.sources import open_source
 
 FRAME = np.full((4, 6, 3), 7, np.uint8)

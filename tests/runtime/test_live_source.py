@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from cada_edge.errors import ClosedError, ConfigError, SourceError, SourceLostError
-from cada_edge.runtime.camera import CameraOptions, LiveAddress
+from cada_edge.runtime.camera import CameraOptions
+from cada_edge.runtime.live_address import LiveAddress
 from cada_edge.runtime.live_source import LiveSource, Reconnect
 from cada_edge.runtime.stream_events import StatusEvent
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from cada_edge.errors import SourceError
-from cada_edge.runtime.camera import CameraOptions, LiveAddress
+from cada_edge.runtime.camera import CameraOptions
 from cada_edge.runtime.detector import Detector
 from cada_edge.runtime.draw import heatmap
+from cada_edge.runtime.live_address import LiveAddress
 from cada_edge.runtime.live_page import LivePage
 from cada_edge.runtime.live_source import LiveSource, Reconnect
 from cada_edge.runtime.run_options import RunOptions

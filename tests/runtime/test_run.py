@@ -23,9 +23,10 @@ from cada_edge.errors import (
     SourceLostError,
     ThreadOwnerError,
 )
-from cada_edge.runtime.camera import CameraOptions, LiveAddress
+from cada_edge.runtime.camera import CameraOptions
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.detector import Detector
+from cada_edge.runtime.live_address import LiveAddress
 from cada_edge.runtime.live_source import LiveSource, Reconnect
 from cada_edge.runtime.run import Run
 from cada_edge.runtime.run_options import RunOptions
