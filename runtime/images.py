@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cada_edge.errors import FrameError, ImageReadError, OutputError
 from cada_edge.files import write_atomic
+from cada_edge.runtime.live_address import shown
 from cada_edge.runtime.preprocess import load_cv2, to_bgr
 
 __all__ = ["IMAGE_SUFFIXES", "is_image", "read_image", "read_mask", "write_image"]
@@ -32,7 +33,8 @@ def _decode(path: Path, *, as_stored: bool) -> NDArray[Any]:
         data = path.read_bytes()
     except OSError as error:
         raise ImageReadError(
-            f"Cannot read the image {path}: {error.strerror or error}. Check the path and its permissions."
+            f"Cannot read the image {shown(str(path))}: {error.strerror or error}. "
+            "Check the path and its permissions."
         ) from error
     if not data:
         raise ImageReadError(

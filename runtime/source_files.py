@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cada_edge.errors import ImageReadError, SourceError
 from cada_edge.runtime.images import IMAGE_SUFFIXES, is_image
+from cada_edge.runtime.live_address import is_address, shown
 from cada_edge.runtime.source_base import Frame, OnError, Source, read_frame
 
 __all__ = ["FileSource", "describe_missing", "find_images", "match_images", "natural_key", "read_list"]
@@ -109,14 +110,14 @@ def match_images(pattern: str) -> list[Path]:
         return sorted(images, key=natural_key)
     if files:
         raise SourceError(
-            f"The pattern {pattern} matches no image: {_listing([path.name for path in files])}. Wanted at "
-            f"least one of {', '.join(IMAGE_SUFFIXES)}. Change the pattern; open videos one by one."
+            f"The pattern {shown(pattern)} matches no image: {_listing([path.name for path in files])}. "
+            f"Wanted at least one of {', '.join(IMAGE_SUFFIXES)}. Change the pattern; open videos one by one."
         )
     folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
     where = f"{folder} holds {_listing(_names(folder))}" if folder.is_dir() else describe_missing(folder)
     raise SourceError(
-        f"The pattern {pattern} matches no file. {where}. Wanted at least one image. Correct the pattern; "
-        "where a name itself holds [, ] or *, put it through glob.escape."
+        f"The pattern {shown(pattern)} matches no file. {where}. Wanted at least one image. Correct the "
+        "pattern; where a name itself holds [, ] or *, put it through glob.escape."
     )
 
 
@@ -139,9 +140,15 @@ def read_list(path: Path) -> list[Path]:
     named = [(number, line.strip()) for number, line in enumerate(lines, 1)]
     named = [(number, line) for number, line in named if line and not line.startswith("#")]
     for number, line in named:
+        if is_address(line):
+            raise SourceError(
+                f"Line {number} of {path} is the address {shown(line)}; wanted the path of an image "
+                f"({', '.join(IMAGE_SUFFIXES)}). Cameras are sources of their own: pass them one by one, to "
+                "detector.run(*cameras) or after the model to cada-edge predict."
+            )
         if not is_image(Path(line)):
             raise SourceError(
-                f"Line {number} of {path} is {line!r}; wanted the path of an image "
+                f"Line {number} of {path} is {shown(line)!r}; wanted the path of an image "
                 f"({', '.join(IMAGE_SUFFIXES)}). Correct the line, or begin it with #."
             )
     if not named:
@@ -157,7 +164,7 @@ def describe_missing(path: Path) -> str:
     names = _names(parent)
     close = difflib.get_close_matches(missing.name, names, n=1)
     guess = f", did you mean {str(parent / close[0])!r}?" if close else ""
-    return f"There is no {path}; {parent} holds {_listing(names)}{guess}"
+    return f"There is no {shown(str(path))}; {parent} holds {_listing(names)}{guess}"
 
 
 def _names(folder: Path) -> list[str]:

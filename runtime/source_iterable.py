@@ -10,6 +10,7 @@ import numpy as np
 
 from cada_edge.errors import ImageReadError, SourceError
 from cada_edge.runtime.images import IMAGE_SUFFIXES, is_image
+from cada_edge.runtime.live_address import is_address, shown
 from cada_edge.runtime.source_base import Frame, OnError, Source, read_frame, stamp
 
 __all__ = ["IterableSource"]
@@ -44,17 +45,24 @@ class IterableSource(Source):
         if isinstance(item, np.ndarray):
             return stamp(item, self._position, self.source_id, None)
         if isinstance(item, str | Path):
+            if is_address(str(item)):
+                raise SourceError(
+                    f"Item {self._position} of {self.source_id} is the address {shown(str(item))}; wanted "
+                    "numpy arrays, paths of images or Frames. Each camera is a source of its own: pass "
+                    "several as several, detector.run(*cameras)."
+                )
             path = Path(item)
             if not is_image(path):
                 raise SourceError(
-                    f"Item {self._position} of {self.source_id} is the path {item}; wanted image files "
-                    f"({', '.join(IMAGE_SUFFIXES)}). Open a folder, pattern or video by itself, with "
+                    f"Item {self._position} of {self.source_id} is the path {shown(str(item))}; wanted image "
+                    f"files ({', '.join(IMAGE_SUFFIXES)}). Open a folder, pattern or video by itself, with "
                     "cada_edge.open_source."
                 )
             return read_frame(path, self._position, self.source_id)
         raise SourceError(
             f"Item {self._position} of {self.source_id} is of type {type(item).__name__}; wanted numpy "
-            "arrays, paths of images or Frames. Convert images of other libraries to uint8 BGR arrays."
+            "arrays, paths of images or Frames. Convert images of other libraries to uint8 BGR arrays; "
+            "cameras are sources of their own, detector.run(*cameras)."
         )
 
     def _release(self) -> None:

@@ -15,7 +15,7 @@ from cada_edge.errors import SourceError
 from cada_edge.runtime.camera import CameraOptions, require_gstreamer
 from cada_edge.runtime.frame_buffer import DropPolicy
 from cada_edge.runtime.images import is_image
-from cada_edge.runtime.live_address import LiveAddress, parse_live, redact
+from cada_edge.runtime.live_address import LiveAddress, parse_live, redact, refuse_mistyped, shown
 from cada_edge.runtime.live_source import LiveSource, Reconnect
 from cada_edge.runtime.preprocess import load_cv2
 from cada_edge.runtime.source_ahead import ReadAheadSource
@@ -58,7 +58,8 @@ def open_source(
 
             - a live source: the index of a webcam (0, or '0' where no file has that name), '/dev/video0',
               'csi://0', an 'rtsp://', 'http://' or other URL that FFmpeg reads, or a GStreamer pipeline
-              ('... ! appsink'). It is opened in the background and again whenever it is lost;
+              ('... ! appsink', also over several lines). It is opened in the background and again whenever
+              it is lost;
             - the path of an image (by its extension) or of a video (any other file that OpenCV opens);
             - a folder: its images and those of all folders below, hidden ones left out, in natural order
               (frame2 before frame10);
@@ -188,32 +189,27 @@ def _call_until_none(grab: Callable[[], Any]) -> Iterator[Any]:
         yield item
 
 
-def _refuse_mistyped(text: str) -> None:
-    """Refuse what was meant as an address; it may hold a password, so nothing of it but its kind is shown."""
-    found = re.match(r"\s*(rtsps?|rtmp|https?|udp|tcp)([:;]|//)", text, re.IGNORECASE)
-    if found:
-        raise SourceError(
-            f"An address that begins with {found[1]}{found[2]} came; wanted {found[1]}://host and so on. "
-            "Correct it."
-        )
-
-
 def _open_path(source: str | Path, on_error: OnError, source_id: str) -> Source:
     text = str(source)
     if not text or "\0" in text:
-        _refuse_mistyped(text)
-        raise SourceError(f"The path {text!r} came; wanted {_WANTED}. Check how the path was put together.")
+        refuse_mistyped(text)
+        raise SourceError(
+            f"The path {shown(text)!r} came; wanted {_WANTED}. Check how the path was put together."
+        )
     path = Path(source)
+    exists, failure = False, None
     try:
         exists = path.exists()
     except OSError as error:
-        _refuse_mistyped(text)
-        raise SourceError(
-            f"The path {text} cannot be looked up: {error.strerror}; wanted {_WANTED}. "
-            "Check its length and its folders' permissions."
-        ) from error
+        failure = error.strerror
     if not exists:
-        _refuse_mistyped(text)
+        refuse_mistyped(text)
+        if failure is not None:
+            # Not from the OSError, which names the path as it is.
+            raise SourceError(
+                f"The path {shown(text)} cannot be looked up: {failure}; wanted {_WANTED}. "
+                "Check its length and its folders' permissions."
+            )
         if glob.has_magic(text):
             return FileSource(match_images(text), source_id=source_id, on_error=on_error)
         raise SourceError(f"{describe_missing(path)}. Wanted {_WANTED}. Correct the path.")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -97,6 +98,21 @@ def live(source: object) -> LiveAddress:
         ("v4l2src ! videoconvert ! appsink", "gstreamer", None, "v4l2src ! videoconvert ! appsink"),
         (" rtsp://me:a word@cam/1\n", "network", "rtsp://me:a word@cam/1", "rtsp://***@cam/1"),
         ("csi://1 ", "csi", "1", "csi://1"),
+        ("rtsp://me:a ! b@cam/appsink", "network", None, "rtsp://***@cam/appsink"),
+        (
+            "rtspsrc location=rtsp://u:pw@cam !\n    decodebin !\n    appsink\n",
+            "gstreamer",
+            "rtspsrc location=rtsp://u:pw@cam !\n    decodebin !\n    appsink",
+            "rtspsrc location=rtsp://***@cam ! decodebin ! appsink",
+        ),
+        ("v4l2src\t!\nvideoconvert\n!appsink", "gstreamer", None, "v4l2src ! videoconvert !appsink"),
+        ("videotestsrc!appsink", "gstreamer", None, "videotestsrc!appsink"),
+        (
+            "rtspsrc location='rtsp://u:p w@cam/1' ! appsink",
+            "gstreamer",
+            None,
+            "rtspsrc location='rtsp://***@cam/1' ! appsink",
+        ),
         (
             'rtspsrc location="rtsp://h/1" user-id=me user-pw="a b" ! decodebin ! appsink',
             "gstreamer",
@@ -123,11 +139,23 @@ def test_anything_else_is_no_live_source(source: object) -> None:
         ("file:///a.png", "The URL file:///a.png came; wanted a plain path. Leave file:// out"),
         ("gige://me:pw@cam", r"The URL gige://\*\*\*@cam came; wanted one that begins with rtsp://"),
         ("v4l2src ! fakesink", "The GStreamer pipeline v4l2src ! fakesink has no appsink"),
+        ("v4l2src !\nfakesink", "The GStreamer pipeline v4l2src ! fakesink has no appsink"),
+        ("csi://me:pw@0", r"csi://\*\*\*@0 came; wanted csi:// and a camera's number"),
+        ("file://me:pw@nas/a.png", r"The URL file://\*\*\*@nas/a.png came; wanted a plain path"),
     ],
 )
 def test_refused_addresses(source: object, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         parse_live(source)
+
+
+def all_that_is_printed(error: BaseException | None) -> str:
+    """Join what a program prints that ends with an error: it names those behind it too."""
+    told = ""
+    while error is not None:
+        told += f"{error}\n"
+        error = error.__cause__ or error.__context__
+    return told
 
 
 @pytest.mark.parametrize(
@@ -144,12 +172,68 @@ def test_refused_addresses(source: object, message: str) -> None:
         "rtsp:/me:secret@cam/1\0",
         "rtsp:/me:secret@cam/" + "long/" * 1000,
         "rtsp:/me:secret@cam/" + "x" * 300,
+        '"rtsp://me:secret@cam/1"',  # as a file of environment variables keeps it
+        "'http://me:a secret@cam/1",
+        Path("rtsp://me:secret@cam/1"),
     ],
 )
-def test_a_mistyped_address_shows_no_secret(address: str) -> None:
+def test_a_mistyped_address_shows_no_secret(address: str | Path) -> None:
     with pytest.raises(SourceError, match=r"An address that begins with .* came; wanted \w+://host") as error:
         open_source(address)
-    assert "secret" not in str(error.value)
+    assert "secret" not in all_that_is_printed(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('"rtsp://me:secret@cam/1"', 'An address that begins with "rtsp: came; .* without quotes, which'),
+        ('"gige://me:secret@cam"', r"There is no \"gige:/\*\*\*@cam\""),
+        ("URL=rtsp://me:secret@cam/1", r"There is no URL=rtsp:/\*\*\*@cam/1"),
+        ("me:secret@10.0.0.1/1", r"There is no \*\*\*@10.0.0.1/1"),
+        ("me:secret@10.0.0.1/*.jpg", r"The pattern \*\*\*@10.0.0.1/\*.jpg matches no file"),
+        ("URL=rtsp:me:secret@cam" + "x" * 300, r"(The path|There is no) URL=rtsp:\*\*\*@camx+"),
+        (
+            "rtspsrc location=rtsp://me:secret@cam!decodebin",
+            r"There is no rtspsrc location=rtsp:/\*\*\*@cam!d",
+        ),
+        (
+            ["rtsp://me:secret@cam/1"],
+            r"Item 0 of iterable is the address rtsp://\*\*\*@cam/1; .* detector.run\(\*cameras",
+        ),
+        (
+            ["http://me:secret@cam/a.jpg"],
+            r"Item 0 of iterable is the address http://\*\*\*@cam/a.jpg; wanted",
+        ),
+        ([Path("http://me:secret@cam/a.jpg")], r"is the address http:/\*\*\*@cam/a.jpg; wanted"),
+        (["'rtsp://me:secret@cam/1'"], r"is the address 'rtsp://\*\*\*@cam/1'; wanted"),
+        (
+            ["rtspsrc location=rtsp://me:secret@cam ! appsink"],
+            r"is the address .*//\*\*\*@cam ! appsink; wanted",
+        ),
+        (["me:secret@cam/1"], r"Item 0 of iterable is the path \*\*\*@cam/1; wanted image files"),
+        ([0], r"Item 0 of iterable is of type int; .* sources of their own, detector.run\(\*cameras\)"),
+    ],
+)
+def test_no_refusal_shows_a_secret(source: object, message: str) -> None:
+    with pytest.raises(SourceError, match=message) as error:
+        next(open_source(source))
+    assert "secret" not in all_that_is_printed(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("rtsp://me:secret@cam/1", r"the address rtsp://\*\*\*@cam/1; wanted .* detector.run\(\*cameras\)"),
+        ("http://me:secret@cam/a.jpg", r"the address http://\*\*\*@cam/a.jpg; wanted the path of an image"),
+        ("camera me:secret@cam", r"'camera \*\*\*@cam'; wanted the path of an image"),
+    ],
+)
+def test_no_line_of_a_list_file_shows_a_secret(tmp_path: Path, line: str, message: str) -> None:
+    listing = tmp_path / "cameras.txt"
+    listing.write_text(f"# left\n{line}\n")
+    with pytest.raises(SourceError, match=rf"Line 2 of .*cameras.txt is {message}") as error:
+        open_source(listing)
+    assert "secret" not in all_that_is_printed(error.value)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +241,9 @@ def test_a_mistyped_address_shows_no_secret(address: str) -> None:
     [
         ("rtsp://me:p@ss@cam/1", "rtsp://***@cam/1"),
         ("rtsp://me:pa/ss?w@cam/1", "rtsp://***@cam/1"),
+        ("rtsp:/me:pw@cam/1?a=b", "rtsp:/***@cam/1?***"),
+        ("no me:p/w@10.0.0.1:554/1", "no ***@10.0.0.1:554/1"),
+        ("C:/parts@2/a.png, parts: a@b", "C:/parts@2/a.png, parts: a@b"),
         ("two: http://a:b@c/d?e=f and http://g/h", "two: http://***@c/d?*** and http://g/h"),
         ("did you mean 'x'?", "did you mean 'x'?"),
         (
