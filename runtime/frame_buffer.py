@@ -168,8 +168,8 @@ class FrameBuffer:
         with self._changed:
             while not self._frames:
                 if self._finished or self._closed:
-                    error, self._error = self._error, None
-                    if error is not None and not self._closed:
+                    error = None if self._closed else self.take_error()
+                    if error is not None:
                         raise error
                     return None
                 left = None if deadline is None else deadline - time.monotonic()
@@ -182,6 +182,12 @@ class FrameBuffer:
             self._changed.notify_all()
         # On top of what a source before this one has dropped.
         return dataclasses.replace(frame, dropped_before=frame.dropped_before + dropped) if dropped else frame
+
+    def take_error(self) -> BaseException | None:
+        """Take what ended the producer, where `take` has not raised it: a closed buffer's does not."""
+        with self._changed:
+            error, self._error = self._error, None
+            return error
 
     @property
     def ready(self) -> bool:

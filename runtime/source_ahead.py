@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from cada_edge.errors import InputError
 from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
 from cada_edge.runtime.source_base import Source
@@ -23,8 +24,11 @@ class ReadAheadSource(BufferedSource):
 
     With ``latest`` or ``drop-oldest`` a generator around a camera becomes a live source; with ``block`` files
     are decoded ahead. Where frames carry numbers of their own (an iterable of `Frame` objects), missing ones
-    are counted as gaps. An `ImageReadError` of a source with ``on_error="raise"`` ends it. What a generator
-    raises when it is closed is raised by `close`, unless another error came before.
+    are counted as gaps. An `ImageReadError` of a source with ``on_error="raise"`` ends it.
+
+    What a generator raises when it is closed, or meanwhile, or before without anybody having taken the frames
+    up to there, is raised by `close`: a camera was unplugged. Input that cannot be read is not: nobody asked
+    for it, and the log tells.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class ReadAheadSource(BufferedSource):
         super().__init__(source.source_id, buffer, on_status=on_status)
         self._source = source
         self._corrupt_seen = 0
-        self._failure: BaseException | None = None
+        self._ending = threading.Lock()
         self._is_left_behind = False
         self._thread = threading.Thread(target=self._pump, name=f"capture {source.source_id}", daemon=True)
         self._thread.start()
@@ -70,12 +74,13 @@ class ReadAheadSource(BufferedSource):
         try:
             self._source.close()
         except BaseException as raised:
-            if error is not None or self._is_left_behind:
+            if error is not None:
                 _log.error("Closing %s failed", self.source_id, exc_info=raised)
-            elif self._buffer.closed:
-                self._failure = raised
             error = error or raised
-        self._buffer.finish(error)
+        with self._ending:
+            if error is not None and self._is_left_behind:
+                _log.error("%s failed after it was closed", self.source_id, exc_info=error)
+            self._buffer.finish(error)
 
     def _hand_over(self) -> None:
         last: int | None = None
@@ -106,7 +111,10 @@ class ReadAheadSource(BufferedSource):
     def _release(self) -> None:
         self._buffer.close()
         self._thread.join(_LONGEST_WAIT_S)
-        self._is_left_behind = True
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        with self._ending:
+            self._is_left_behind = True
+            error = self._buffer.take_error()
+        if isinstance(error, InputError):
+            _log.warning("%s was closed before its error was reached: %s", self.source_id, error)
+        elif error is not None:
+            raise error

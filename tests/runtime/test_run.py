@@ -512,6 +512,25 @@ def test_what_a_camera_raises_when_it_is_closed_reaches_the_caller(detector: Det
     assert all(counts.waiting == 0 for counts in run.stats.sources.values())
 
 
+def test_what_a_camera_raises_while_the_run_is_stopped_reaches_the_caller(detector: Detector) -> None:
+    runs: list[Run] = []
+    sources: list[Any] = []
+
+    def camera() -> Iterator[np.ndarray]:
+        yield from images(1)
+        wait_until(lambda: bool(sources) and sources[0].buffer.closed)
+        raise RuntimeError("the cable is out")
+
+    def result(detection: Detection, frame: Frame) -> None:
+        wait_until(lambda: bool(runs))
+        runs[0].stop()
+
+    sources.append(open_source(camera(), policy="latest"))
+    runs.append(detector.run(sources[0], on_result=result))
+    with pytest.raises(RuntimeError, match="the cable is out"):
+        runs[0].join()
+
+
 def test_drops_before_a_refused_frame_are_told_with_the_next(
     write_tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,19 @@ pytestmark = pytest.mark.alone
 PutImage = Callable[..., Path]
 
 GREY = np.full((5, 7), 9, np.uint8)
+
+
+def read_ahead(given: object, *, capacity: int = 5, **options: Any) -> ReadAheadSource:
+    source = open_source(given, policy="block", capacity=capacity, **options)
+    assert isinstance(source, ReadAheadSource)
+    return source
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_files_are_read_ahead_and_none_is_dropped(tmp_path: Path, put_image: PutImage) -> None:
@@ -127,6 +141,65 @@ def test_what_a_generator_raises_when_it_is_closed_is_raised_by_close() -> None:
         source.close()
     source.close()
     assert source.counts.waiting == 0
+
+
+def test_what_a_generator_raises_while_it_is_closed_is_raised_by_close() -> None:
+    sources: list[ReadAheadSource] = []
+
+    def camera() -> Iterator[np.ndarray]:
+        yield GREY
+        wait_until(lambda: bool(sources) and sources[0].buffer.closed)
+        raise RuntimeError("the cable is out")
+
+    sources.append(read_ahead(camera()))
+    assert next(sources[0]).index == 0
+    with pytest.raises(RuntimeError, match="the cable is out"):
+        sources[0].close()
+    sources[0].close()
+
+
+def test_an_error_behind_frames_that_nobody_takes_is_raised_by_close() -> None:
+    def camera() -> Iterator[np.ndarray]:
+        yield GREY
+        yield GREY
+        raise RuntimeError("the cable is out")
+
+    source = read_ahead(camera())
+    wait_until(lambda: not source._thread.is_alive())
+    assert next(source).index == 0
+    with pytest.raises(RuntimeError, match="the cable is out"):
+        source.close()
+
+
+def test_a_file_that_nobody_asked_for_makes_no_failure_of_a_close(
+    tmp_path: Path, put_image: PutImage, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_image(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes(b"broken")
+    source = read_ahead(tmp_path)
+    wait_until(lambda: not source._thread.is_alive())
+    source.close()
+    assert "was closed before its error was reached: The image" in caplog.text
+
+
+def test_what_a_generator_raises_long_after_it_was_closed_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cada_edge.runtime.source_ahead._LONGEST_WAIT_S", 0.01)
+    released = threading.Event()
+
+    def camera() -> Iterator[np.ndarray]:
+        yield GREY
+        released.wait(30)
+        raise RuntimeError("the cable is out")
+
+    source = read_ahead(camera())
+    next(source)
+    source.close()
+    released.set()
+    source._thread.join(30)
+    assert "iterable failed after it was closed" in caplog.text
+    assert "RuntimeError: the cable is out" in caplog.text
 
 
 def test_what_closing_raises_hides_no_error_before_it(caplog: pytest.LogCaptureFixture) -> None:
