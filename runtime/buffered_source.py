@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Collection
 
 from cada_edge.errors import ImageReadError
 from cada_edge.runtime.frame_buffer import FrameBuffer
 from cada_edge.runtime.source_base import Frame, Source
 from cada_edge.runtime.stream_events import OnStatus, StatusEvent, StreamCounts, tell
 
-__all__ = ["BufferedSource"]
+__all__ = ["BufferedSource", "close_all"]
+
+_log = logging.getLogger(__name__)
 
 
 class BufferedSource(Source):
@@ -38,6 +42,14 @@ class BufferedSource(Source):
             listener = self._listener
         tell(listener, event)
 
+    def stop(self) -> None:
+        """Capture no more, and drop the frames that wait; `close` then waits for the capturing thread.
+
+        Harmless when called twice. With several sources, stopping all before closing each makes the wait that
+        of the slowest.
+        """
+        self._buffer.close()
+
     @property
     def buffer(self) -> FrameBuffer:
         """Where the frames wait."""
@@ -60,3 +72,23 @@ class BufferedSource(Source):
 
     def _read(self) -> Frame | ImageReadError | None:
         return self._buffer.take()
+
+
+def close_all(sources: Collection[BufferedSource]) -> None:
+    """Close several sources, each whatever another one raises, in the time of the slowest.
+
+    Raises:
+        BaseException: The first of what they raise; the others are logged.
+    """
+    for source in sources:
+        source.stop()
+    first: BaseException | None = None
+    for source in sources:
+        try:
+            source.close()
+        except BaseException as error:
+            if first is not None:
+                _log.error("Closing %s failed too", source.source_id, exc_info=error)
+            first = first or error
+    if first is not None:
+        raise first

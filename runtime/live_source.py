@@ -120,7 +120,7 @@ class LiveSource(BufferedSource):
         self._reconnect = reconnect or Reconnect()
         self._connect = connect
         self._state = threading.Condition()
-        self._stopping = False
+        self._stopped_s: float | None = None
         self._generation = 0
         self._ended: str | None = None
         self._opened = False
@@ -137,13 +137,23 @@ class LiveSource(BufferedSource):
         )
         self._supervisor.start()
 
-    def _release(self) -> None:
+    def stop(self) -> None:
+        """Capture no more; `close` then waits for the camera, up to the stall limit from here."""
         with self._state:
-            self._stopping = True
+            if self._stopped_s is None:
+                self._stopped_s = time.monotonic()
             self._state.notify_all()
-        self._buffer.close()
+        super().stop()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stopped_s is not None
+
+    def _release(self) -> None:
+        self.stop()
+        assert self._stopped_s is not None
         # A camera that gives a frame or fails within the stall limit ends in order; one that hangs is left.
-        self._supervisor.join(self._camera.stall_timeout_s)
+        self._supervisor.join(max(0.0, self._stopped_s + self._camera.stall_timeout_s - time.monotonic()))
 
     def _tell(self, kind: EventKind, message: str, **data: Any) -> None:
         self._report(make_event(kind, self.source_id, message, **data))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cada_edge.errors import FrameError, SourceError
-from cada_edge.runtime.buffered_source import BufferedSource
+from cada_edge.runtime.buffered_source import BufferedSource, close_all
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.fair_batches import FairBatches
 from cada_edge.runtime.handoff import Handoff
@@ -89,8 +89,7 @@ class Run:
         try:
             detector.lend()
         except BaseException:
-            for source in self._sources.values():
-                source.close()
+            _abandon(self._sources.values())
             raise
         self._threads = [
             threading.Thread(target=work, name=f"cada-edge {name}", daemon=True)
@@ -133,8 +132,7 @@ class Run:
                     )
                 opened[name] = found
         except BaseException:
-            for each in opened.values():
-                each.close()
+            _abandon(opened.values())
             raise
         return opened
 
@@ -258,8 +256,7 @@ class Run:
     def _prepare(self) -> None:
         """Take frames in fair batches and make them what the model takes."""
         self._guarded(self._prepare_batches)
-        for source in self._sources.values():
-            self._guarded(source.close)
+        self._guarded(lambda: close_all(self._sources.values()))
         self._prepared.finish()
 
     def _prepare_batches(self) -> None:
@@ -356,6 +353,14 @@ class Run:
                     self._recent.append((now, (now - frame.captured_monotonic_s) * 1e3))
                 if self._on_result is not None:
                     self._on_result(detection, frame)
+
+
+def _abandon(sources: Collection[BufferedSource]) -> None:
+    """Close the sources of a run that does not begin: why it does not matters more than what they raise."""
+    try:
+        close_all(sources)
+    except Exception:  # broad: it may be what an application's generator raises
+        _log.exception("Closing the sources of a run that did not begin failed")
 
 
 def _unused(wanted: str, names: Collection[str]) -> str:

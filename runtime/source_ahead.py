@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from cada_edge.errors import InputError
 from cada_edge.runtime.buffered_source import BufferedSource
@@ -53,6 +54,7 @@ class ReadAheadSource(BufferedSource):
         super().__init__(source.source_id, buffer, on_status=on_status)
         self._source = source
         self._corrupt_seen = 0
+        self._stopped_s: float | None = None
         self._ending = threading.Lock()
         self._is_left_behind = False
         self._thread = threading.Thread(target=self._pump, name=f"capture {source.source_id}", daemon=True)
@@ -108,9 +110,16 @@ class ReadAheadSource(BufferedSource):
         message = f"{frames} frames of {self.source_id} never came, by its own numbering"
         self._report(make_event("gap", self.source_id, message, frames=frames))
 
+    def stop(self) -> None:
+        """Capture no more; `close` then waits for the generator, up to five seconds from here."""
+        if self._stopped_s is None:
+            self._stopped_s = time.monotonic()
+        super().stop()
+
     def _release(self) -> None:
-        self._buffer.close()
-        self._thread.join(_LONGEST_WAIT_S)
+        self.stop()
+        assert self._stopped_s is not None
+        self._thread.join(max(0.0, self._stopped_s + _LONGEST_WAIT_S - time.monotonic()))
         with self._ending:
             self._is_left_behind = True
             error = self._buffer.take_error()

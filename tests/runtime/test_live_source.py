@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cada_edge.errors import ClosedError, ConfigError, SourceError, SourceLostError
+from cada_edge.runtime.buffered_source import close_all
 from cada_edge.runtime.camera import CameraOptions
 from cada_edge.runtime.live_address import LiveAddress
 from cada_edge.runtime.live_source import LiveSource, Reconnect
@@ -328,6 +329,16 @@ def test_close_does_not_wait_for_a_device_that_hangs(open_live: Open) -> None:
     source.close()
     assert time.monotonic() - started < 5
     assert add_up(source)
+
+
+def test_several_devices_that_hang_are_left_in_the_time_of_one(open_live: Open) -> None:
+    limit_s = 1.0
+    camera = CameraOptions(open_timeout_s=60, stall_timeout_s=limit_s)
+    sources = [open_live(DeviceDouble([OPENING_HANGS]), camera=camera)[0] for _ in range(4)]
+    started = time.monotonic()
+    close_all(sources)
+    assert time.monotonic() - started < 3 * limit_s
+    assert all(source.closed and add_up(source) for source in sources)
 
 
 def test_a_listener_that_raises_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:

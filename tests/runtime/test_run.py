@@ -23,6 +23,7 @@ from cada_edge.errors import (
     SourceLostError,
     ThreadOwnerError,
 )
+from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.camera import CameraOptions
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.detector import Detector
@@ -510,6 +511,65 @@ def test_what_a_camera_raises_when_it_is_closed_reaches_the_caller(detector: Det
     with pytest.raises(RuntimeError, match="StopGrabbing failed"):
         run.join()
     assert all(counts.waiting == 0 for counts in run.stats.sources.values())
+
+
+def endless(name: str, closed: list[str], *, at_close: Callable[[], None]) -> BufferedSource:
+    """Open a camera that has given a frame, and does something when it is closed."""
+
+    def camera() -> Iterator[np.ndarray]:
+        try:
+            while True:
+                yield from images(1)
+        finally:
+            at_close()
+            closed.append(name)
+
+    source = open_source(camera(), policy="latest", source_id=name)
+    assert isinstance(source, BufferedSource)
+    wait_until(lambda: source.counts.captured > 0)
+    return source
+
+
+def fail_to_stop() -> None:
+    raise RuntimeError("StopGrabbing failed")
+
+
+def test_all_sources_are_told_to_stop_before_one_is_waited_for(detector: Detector) -> None:
+    closed: list[str] = []
+    other_closes = threading.Event()
+    together: list[bool] = []
+    left = endless("left", closed, at_close=lambda: together.append(other_closes.wait(3)))
+    right = endless("right", closed, at_close=other_closes.set)
+    with detector.run(left, right):
+        pass
+    assert together == [True]
+    assert closed == ["right", "left"]
+
+
+@pytest.mark.parametrize("ends", ["by itself", "before it begins", "by a closed detector"])
+def test_a_source_that_does_not_close_leaves_no_other_open(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture, ends: str
+) -> None:
+    closed: list[str] = []
+    sources: list[Any] = [
+        endless("left", closed, at_close=fail_to_stop),
+        endless("middle", closed, at_close=fail_to_stop),
+        endless("right", closed, at_close=lambda: None),
+    ]
+    if ends == "by itself":
+        with pytest.raises(RuntimeError, match="StopGrabbing failed"), detector.run(*sources):
+            pass
+    elif ends == "before it begins":
+        with pytest.raises(SourceError, match="There is no"):
+            detector.run(*sources, tmp_path / "missing.png")
+    else:
+        detector.close()
+        with pytest.raises(ClosedError):
+            detector.run(*sources)
+    assert closed == ["right"]
+    assert all(source.closed for source in sources)
+    assert "Closing middle failed too" in caplog.text
+    assert ("Closing the sources of a run that did not begin failed" in caplog.text) == (ends != "by itself")
 
 
 def test_what_a_camera_raises_while_the_run_is_stopped_reaches_the_caller(detector: Detector) -> None:
