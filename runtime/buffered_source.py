@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 class BufferedSource(Source):
     """Frames that a thread puts into a buffer; whoever iterates takes them out of it."""
 
+    lends_images = False
+
     def __init__(self, source_id: str, buffer: FrameBuffer, *, on_status: OnStatus | None = None) -> None:
         super().__init__(source_id, on_error="skip")
         self._buffer = buffer

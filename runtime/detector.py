@@ -334,7 +334,8 @@ class Detector:
         While it runs, a ``.engine`` belongs to the run's own thread; anything else can be used as before.
 
         Args:
-            sources: Each as for `cada_edge.open_source`.
+            sources: Each as for `cada_edge.open_source`. Arrays and frames of an application's own iterable
+                or function are copied as they come, so that it may fill the same array again.
             on_result: Called with each detection and its frame, in one thread of the run, one after another.
             on_status: Called with each event, from any thread of the run.
             options: Batching, policies, and how live sources are opened.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
+
+import numpy as np
 
 from cada_edge.errors import InputError
 from cada_edge.runtime.buffered_source import BufferedSource
@@ -26,6 +29,9 @@ class ReadAheadSource(BufferedSource):
     With ``latest`` or ``drop-oldest`` a generator around a camera becomes a live source; with ``block`` files
     are decoded ahead. Where frames carry numbers of their own (an iterable of `Frame` objects), missing ones
     are counted as gaps. An `ImageReadError` of a source with ``on_error="raise"`` ends it.
+
+    The image of a caller's own frame is copied before the next one is asked for: an SDK's loop may fill the
+    same array again, and the frame that waits would get the next one's pixels. Nothing tells which loop does.
 
     What a generator raises when it is closed, or meanwhile, or before without anybody having taken the frames
     up to there, is raised by `close`: a camera was unplugged. Input that cannot be read is not: nobody asked
@@ -93,6 +99,8 @@ class ReadAheadSource(BufferedSource):
             if missing > 0:
                 self._tell_gap(missing)
             last = frame.index
+            if self._source.lends_images and isinstance(frame.image, np.ndarray):
+                frame = dataclasses.replace(frame, image=frame.image.copy())
             if not self._buffer.put(frame):
                 return
         self._report(make_event("ended", self.source_id, f"{self.source_id} has no more frames"))

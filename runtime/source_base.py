@@ -84,6 +84,10 @@ class Source(ABC):
     After an `ImageReadError` the next frame can still be asked for. One thread at a time.
     """
 
+    lends_images: bool = True
+    """Whether an image may be written to when the next frame is asked for: who keeps it copies it before. A
+    source that makes a new array for every frame says False."""
+
     def __init__(self, source_id: str, *, on_error: OnError = "raise") -> None:
         if on_error not in ("raise", "skip"):
             raise ConfigError(

@@ -23,6 +23,8 @@ _LISTED = 5
 class FileSource(Source):
     """Image files, each read when its turn comes."""
 
+    lends_images = False
+
     def __init__(self, paths: Sequence[Path], *, source_id: str, on_error: OnError = "raise") -> None:
         super().__init__(source_id, on_error=on_error)
         self._paths = paths

@@ -19,7 +19,8 @@ __all__ = ["IterableSource"]
 class IterableSource(Source):
     """Arrays, paths of image files and frames, in any mixture, taken one by one.
 
-    Frames pass as they are, with the index and times that their maker gave them. Closing the source closes a
+    Frames pass as they are, with the index and times that their maker gave them, and the image is the maker's
+    own array: an SDK's loop may fill the same one again for the next frame. Closing the source closes a
     generator, so that the ``finally`` around a camera's loop runs.
     """
 

@@ -32,6 +32,8 @@ class VideoSource(Source):
     that must not look like a clean end.
     """
 
+    lends_images = False
+
     def __init__(self, path: Path, *, source_id: str, on_error: OnError = "raise") -> None:
         super().__init__(source_id, on_error=on_error)
         self._cv2 = load_cv2("Reading videos")

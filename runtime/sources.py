@@ -70,7 +70,9 @@ def open_source(
             - one array, (H, W) or (H, W, C);
             - an iterable of arrays, paths of images and `Frame` objects, mixed: a list, or a generator around
               a camera;
-            - a function that returns the next of those at each call, and None at the end;
+            - a function that returns the next of those at each call, and None at the end. With a policy, and
+              in a run, arrays and frames of both are copied as they come: the same array may be filled again
+              for the next one;
             - a source that is already open: it is returned as it is, and the other arguments do nothing.
         on_error: What happens when a frame that cannot be read is reached: "raise" raises `ImageReadError`,
             "skip" counts it in `Source.corrupt`, logs a warning and goes on. A live source always goes on.

@@ -11,6 +11,7 @@ import pytest
 
 from cada_edge.errors import ImageReadError, SourceError
 from cada_edge.runtime.source_ahead import ReadAheadSource
+from cada_edge.runtime.source_files import FileSource
 from cada_edge.runtime.sources import Frame, open_source
 from cada_edge.runtime.stream_events import StatusEvent, StreamCounts
 
@@ -102,7 +103,7 @@ def test_an_error_of_the_generator_comes_after_its_frames_and_close_ends_it() ->
         raise RuntimeError("the SDK failed")
 
     with open_source(fails(), policy="block") as source:
-        assert next(source).image is GREY
+        np.testing.assert_array_equal(next(source).image, GREY)
         with pytest.raises(RuntimeError, match="the SDK failed"):
             next(source)
         with pytest.raises(StopIteration):
@@ -216,6 +217,35 @@ def test_what_closing_raises_hides_no_error_before_it(caplog: pytest.LogCaptureF
             next(source)
     assert "Closing iterable failed" in caplog.text
     assert "StopGrabbing failed" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["array", "frame", "function"])
+def test_an_array_that_is_filled_again_shows_no_frame_the_next_ones_pixels(kind: str) -> None:
+    array = np.zeros((4, 6, 3), np.uint8)[:, ::2]  # as a cut-out of an SDK's buffer
+
+    def camera() -> Iterator[np.ndarray | Frame]:
+        for value in range(1, 6):
+            array[:] = value
+            yield Frame(array, value - 1, "sdk", 1.0, 2.0) if kind == "frame" else array
+
+    frames = camera()
+    source = read_ahead((lambda: next(frames, None)) if kind == "function" else frames)
+    wait_until(lambda: not source._thread.is_alive())
+    taken = list(source)
+    assert [int(frame.image.min()) for frame in taken] == [1, 2, 3, 4, 5]
+    assert [int(frame.image.max()) for frame in taken] == [1, 2, 3, 4, 5]
+
+
+def test_frames_that_are_made_here_are_not_copied(tmp_path: Path, put_image: PutImage) -> None:
+    put_image(tmp_path / "0.png")
+    made = next(open_source(tmp_path))
+
+    class Known(FileSource):
+        def _read(self) -> Frame | None:
+            return made if self._position == 0 else None
+
+    with ReadAheadSource(Known([tmp_path / "0.png"], source_id="belt")) as source:
+        assert next(source) is made
 
 
 def test_a_function_that_grabs_is_a_source() -> None:
