@@ -15,15 +15,12 @@ from cada_edge.runtime.camera import Camera, CameraOptions
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
 from cada_edge.runtime.live_address import LiveAddress, redact
 from cada_edge.runtime.source_base import Frame
-from cada_edge.runtime.stream_events import EventKind, OnStatus, make_event
+from cada_edge.runtime.stream_events import EventKind, OnStatus, Throttle, make_corrupt_event, make_event
 
 __all__ = ["LiveSource", "Reconnect"]
 
 _MOST_HANGING = 4
 """Connections whose thread hangs in the driver: while there are so many, no further one is opened."""
-
-_CORRUPT_EVENT_EVERY_S = 1.0
-"""A camera with a bad cable gives bad frames by the second: one event tells of all of them."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ class LiveSource(BufferedSource):
         self._gave = ""
         self._index = 0
         self._shape: tuple[int, ...] | None = None
-        self._corrupt_told_s = float("-inf")
+        self._corrupt_events, self._resized_events = Throttle(), Throttle()
         self._supervisor = threading.Thread(
             target=self._supervise, name=f"supervisor {address.name}", daemon=True
         )
@@ -304,14 +301,17 @@ class LiveSource(BufferedSource):
                 self._buffer.count_corrupt()
                 self._tell_corrupt(index)
                 continue
-            if self._shape is not None and image.shape != self._shape:
+            if self._shape is None:
+                self._shape = image.shape
+            elif image.shape != self._shape and self._resized_events.passes():
+                # Compared with what was told: whatever changed meanwhile, the last event says how it is.
                 self._tell(
                     "resized",
                     f"{self.source_id} gives frames of {_size(image.shape)} instead of {_size(self._shape)}",
                     before=list(self._shape),
                     now=list(image.shape),
                 )
-            self._shape = image.shape
+                self._shape = image.shape
             if not self._put(Frame(image, index, self.source_id, at_s, monotonic_s)):
                 return "closed"
 
@@ -324,16 +324,8 @@ class LiveSource(BufferedSource):
         return is_open
 
     def _tell_corrupt(self, index: int) -> None:
-        now = time.monotonic()
-        if now - self._corrupt_told_s >= _CORRUPT_EVENT_EVERY_S:
-            self._corrupt_told_s = now
-            corrupt = self._buffer.counts.corrupt
-            self._tell(
-                "corrupt",
-                f"Frame {index} of {self.source_id} cannot be decoded and is passed over ({corrupt} so far)",
-                index=index,
-                corrupt=corrupt,
-            )
+        if self._corrupt_events.passes():
+            self._report(make_corrupt_event(self.source_id, index, self._buffer.counts.corrupt))
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -13,7 +13,7 @@ from cada_edge.errors import InputError
 from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.frame_buffer import DropPolicy, FrameBuffer
 from cada_edge.runtime.source_base import Source
-from cada_edge.runtime.stream_events import OnStatus, make_event
+from cada_edge.runtime.stream_events import OnStatus, Throttle, make_corrupt_event, make_event
 
 __all__ = ["ReadAheadSource"]
 
@@ -53,13 +53,18 @@ class ReadAheadSource(BufferedSource):
             source: It belongs to this one from now on, and is closed with it.
             policy: What happens to frames that come faster than they are taken.
             capacity: Most frames that wait.
-            on_status: Called with an event for each gap, and at the end.
+            on_status: Called with events of gaps and of frames that are skipped, and at the end.
             changed: As for `FrameBuffer`.
         """
         buffer = FrameBuffer(policy, capacity, changed=changed)
         super().__init__(source.source_id, buffer, on_status=on_status)
         self._source = source
         self._corrupt_seen = 0
+        self._skipped = 0  # since the frame before
+        self._newest_skipped: int | None = None  # that no event has told
+        self._missing = 0  # of which no event has told
+        self._gap_events, self._corrupt_events = Throttle(), Throttle()
+        source.on_skip = self._skip
         self._stopped_s: float | None = None
         self._ending = threading.Lock()
         self._is_left_behind = False
@@ -92,31 +97,45 @@ class ReadAheadSource(BufferedSource):
 
     def _hand_over(self) -> None:
         last: int | None = None
-        for frame in self._source:
-            # A frame that could not be read leaves a gap in the index too, which is none of the source's.
-            skipped = self._count_corrupt()
-            missing = 0 if last is None else frame.index - last - 1 - skipped
-            if missing > 0:
-                self._tell_gap(missing)
-            last = frame.index
-            if self._source.lends_images and isinstance(frame.image, np.ndarray):
-                frame = dataclasses.replace(frame, image=frame.image.copy())
-            if not self._buffer.put(frame):
-                return
+        try:
+            for frame in self._source:
+                # A frame that could not be read leaves a gap in the index too, which is none of the source's.
+                missing = 0 if last is None else frame.index - last - 1 - self._skipped
+                last, self._skipped = frame.index, 0
+                if missing > 0:
+                    self._buffer.count_gap(missing)
+                    self._missing += missing
+                self._tell_losses()
+                if self._source.lends_images and isinstance(frame.image, np.ndarray):
+                    frame = dataclasses.replace(frame, image=frame.image.copy())
+                if not self._buffer.put(frame):
+                    return
+        finally:
+            self._tell_losses(all_of_them=True)
         self._report(make_event("ended", self.source_id, f"{self.source_id} has no more frames"))
 
-    def _count_corrupt(self) -> int:
+    def _skip(self, index: int) -> None:
+        self._count_corrupt()
+        self._skipped += 1
+        self._newest_skipped = index
+        self._tell_losses()
+
+    def _count_corrupt(self) -> None:
         """Take over what the source counted as corrupt since the last call."""
         new = self._source.corrupt - self._corrupt_seen
         self._corrupt_seen += new
         for _ in range(new):
             self._buffer.count_corrupt()
-        return new
 
-    def _tell_gap(self, frames: int) -> None:
-        self._buffer.count_gap(frames)
-        message = f"{frames} frames of {self.source_id} never came, by its own numbering"
-        self._report(make_event("gap", self.source_id, message, frames=frames))
+    def _tell_losses(self, *, all_of_them: bool = False) -> None:
+        """Tell what no event has told yet, when it is time, or now: none comes after these."""
+        if self._missing and (self._gap_events.passes() or all_of_them):
+            frames, self._missing = self._missing, 0
+            message = f"{frames} frames of {self.source_id} never came, by its own numbering"
+            self._report(make_event("gap", self.source_id, message, frames=frames))
+        if self._newest_skipped is not None and (self._corrupt_events.passes() or all_of_them):
+            index, self._newest_skipped = self._newest_skipped, None
+            self._report(make_corrupt_event(self.source_id, index, self._buffer.counts.corrupt))
 
     def stop(self) -> None:
         """Capture no more; `close` then waits for the generator, up to five seconds from here."""

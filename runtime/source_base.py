@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,6 +99,8 @@ class Source(ABC):
         self._delivered = 0
         self._corrupt = 0
         self._closed = False
+        self.on_skip: Callable[[int], None] | None = None
+        """Called with the index of each frame that cannot be read and is skipped."""
 
     @property
     def source_id(self) -> str:
@@ -172,6 +174,8 @@ class Source(ABC):
             if self._on_error == "raise":
                 raise frame
             _logger.warning("Skipped frame %d of %s: %s", index, self._source_id, frame)
+            if self.on_skip is not None:
+                self.on_skip(index)
 
     def __enter__(self) -> Source:
         self._check_open()

@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["EventKind", "OnStatus", "StatusEvent", "StreamCounts", "make_event", "tell"]
+__all__ = [
+    "EventKind",
+    "OnStatus",
+    "StatusEvent",
+    "StreamCounts",
+    "Throttle",
+    "make_corrupt_event",
+    "make_event",
+    "tell",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -37,14 +46,19 @@ EventKind = Literal[
 * ``stalled``: it gave no frame for `data["seconds"]`; it is opened anew.
 * ``resized``: its frames have another size than before.
 * ``corrupt``: a frame of it cannot be decoded and was passed over.
-* ``gap``: its own numbering says that `data["frames"]` frames never came here.
+* ``gap``: its own numbering says that `data["frames"]` frames never came here, since the last such event.
 * ``gave_up``: the limit of attempts is reached.
 * ``ended``: it has no more frames.
 * ``refused``: a frame of it cannot be inspected, as one of another size than the model's fixed one.
 * ``sink_failed``, ``sink_recovered``: verdicts or pictures could not be written there; they can again.
 * ``sink_full``: more came than can be written there, and `data["lost"]` of them were given up.
 * ``page_failed``, ``page_recovered``: the page's process ended; it serves again.
+
+Of ``resized``, ``corrupt``, ``gap`` and ``refused`` a source tells at most one a second each.
 """
+
+EVENT_EVERY_S = 1.0
+"""A camera with a bad cable gives bad frames by the second: one event tells of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,33 @@ OnStatus = Callable[[StatusEvent], None]
 def make_event(kind: EventKind, source_id: str, message: str, **data: Any) -> StatusEvent:
     """Make an event that happens now."""
     return StatusEvent(kind, source_id, message, time.time(), time.monotonic(), data)
+
+
+def make_corrupt_event(source_id: str, index: int, corrupt: int) -> StatusEvent:
+    """Make the event of a frame that cannot be decoded.
+
+    Args:
+        source_id: Name of the source.
+        index: Of the frame.
+        corrupt: Such frames of the source so far.
+    """
+    message = f"Frame {index} of {source_id} cannot be decoded and is passed over ({corrupt} so far)"
+    return make_event("corrupt", source_id, message, index=index, corrupt=corrupt)
+
+
+class Throttle:
+    """Lets an event of one kind and source pass at once, and the next a second later; in one thread."""
+
+    def __init__(self) -> None:
+        self._passed_s = float("-inf")
+
+    def passes(self) -> bool:
+        """Tell whether an event may be told now, which then is."""
+        now = time.monotonic()
+        if now - self._passed_s < EVENT_EVERY_S:
+            return False
+        self._passed_s = now
+        return True
 
 
 def tell(listener: OnStatus | None, event: StatusEvent) -> None:

@@ -261,6 +261,20 @@ def test_a_listener_that_comes_later_hears_the_newest_event_and_all_others(open_
     assert others == []
 
 
+def test_sizes_that_change_all_the_time_are_told_now_and_then(
+    open_live: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cada_edge.runtime.stream_events.EVENT_EVERY_S", 3600)
+    source, events = open_live(DeviceDouble([SMALL, LARGE] * 20 + [SMALL] * 1000), capacity=1)
+    assert [next(source).index for _ in range(42)] == list(range(42))
+    assert kinds(events) == ["opened", "resized"]
+    # The size of now is another one than was told last, and is told as soon as may be.
+    monkeypatch.setattr("cada_edge.runtime.stream_events.EVENT_EVERY_S", 0)
+    assert len([next(source) for _ in range(4)]) == 4
+    assert kinds(events) == ["opened", "resized", "resized"]
+    assert events[2].data == {"before": [4, 6, 3], "now": [2, 3, 3]}
+
+
 def test_a_driver_that_raises_is_a_lost_source(open_live: Open) -> None:
     source, events = open_live(DeviceDouble([SMALL, RuntimeError("ioctl")], [SMALL]))
     assert [next(source).index for _ in range(2)] == [0, 1]

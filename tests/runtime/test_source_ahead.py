@@ -77,7 +77,12 @@ def test_unreadable_images_are_counted_and_are_no_gap(tmp_path: Path, put_image:
     with open_source(tmp_path, policy="block", on_error="skip", on_status=events.append) as source:
         assert [frame.index for frame in source] == [0, 2]
     assert source.counts == StreamCounts(captured=4, delivered=2, corrupt=2)
-    assert [(event.kind, event.message) for event in events] == [("ended", f"{tmp_path} has no more frames")]
+    assert [(event.kind, dict(event.data)) for event in events] == [
+        ("corrupt", {"index": 1, "corrupt": 1}),
+        ("corrupt", {"index": 3, "corrupt": 2}),
+        ("ended", {}),
+    ]
+    assert events[0].message == f"Frame 1 of {tmp_path} cannot be decoded and is passed over (1 so far)"
     with open_source(tmp_path, policy="block") as source:
         assert next(source).index == 0
         with pytest.raises(ImageReadError, match=r"1\.png"):
@@ -95,6 +100,47 @@ def test_gaps_in_a_cameras_own_numbers_are_reported() -> None:
     assert ended.kind == "ended"
     assert (event.kind, event.data) == ("gap", {"frames": 3})
     assert event.message == "3 frames of iterable never came, by its own numbering"
+
+
+class Clock:
+    """Stands in for the module time: a second passes when the test says so."""
+
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    time = monotonic
+
+
+def test_losses_are_told_at_once_and_then_at_most_once_a_second(
+    tmp_path: Path, put_image: PutImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("cada_edge.runtime.stream_events.time", clock)
+    (tmp_path / "broken.png").write_bytes(b"broken")
+
+    def camera() -> Iterator[Frame | Path]:
+        for index in range(0, 200, 2):
+            yield Frame(GREY, index, "sdk", 1.0, 2.0)
+        clock.now_s += 1
+        yield Frame(GREY, 199, "sdk", 1.0, 2.0)  # nothing is missing here, but there was
+        for _ in range(10):
+            yield tmp_path / "broken.png"
+        yield Frame(GREY, 300, "sdk", 1.0, 2.0)
+
+    events: list[StatusEvent] = []
+    source = read_ahead(camera(), capacity=200, on_error="skip", on_status=events.append)
+    assert len(list(source)) == 102
+    assert [(event.kind, dict(event.data)) for event in events] == [
+        ("gap", {"frames": 1}),
+        ("gap", {"frames": 98}),
+        ("corrupt", {"index": 101, "corrupt": 1}),
+        ("gap", {"frames": 90}),
+        ("corrupt", {"index": 110, "corrupt": 10}),
+        ("ended", {}),
+    ]
+    assert source.counts == StreamCounts(captured=112, delivered=102, corrupt=10, source_gaps=189)
 
 
 def test_an_error_of_the_generator_comes_after_its_frames_and_close_ends_it() -> None:
