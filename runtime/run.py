@@ -28,7 +28,7 @@ from cada_edge.runtime.run_options import RunOptions, RunStats
 from cada_edge.runtime.source_ahead import ReadAheadSource
 from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.sources import open_source, source_name
-from cada_edge.runtime.stream_events import OnStatus, StatusEvent, make_event, tell
+from cada_edge.runtime.stream_events import OnStatus, StatusEvent, Throttle, make_event, tell
 
 if TYPE_CHECKING:
     from cada_edge.runtime.batches import InferredBatch, PreparedBatch
@@ -71,8 +71,9 @@ class Run:
         self._state = threading.Lock()
         self._error: BaseException | None = None
         self._ended_s: float | None = None
-        self._refused_told_s = float("-inf")
-        self._inspected = self._anomalous = self._refused = 0
+        self._inspected = self._anomalous = 0
+        self._refused: Counter[str] = Counter()
+        self._refused_events: dict[str, Throttle] = {}
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self._started_s = time.monotonic()
         self._prepared: Handoff[tuple[PreparedBatch, list[Frame]]] = Handoff()
@@ -145,7 +146,7 @@ class Run:
         """How it goes now."""
         with self._state:
             recent = list(self._recent)
-            figures = self._inspected, self._anomalous, self._refused
+            figures = self._inspected, self._anomalous, self._refused.total()
         latency_ms = {}
         if recent:
             latencies = np.array([latency for _, latency in recent])
@@ -303,21 +304,19 @@ class Run:
                     continue
                 self._dropped_before_refused[frame.source_id] += frame.dropped_before
                 with self._state:
-                    self._refused += 1
+                    self._refused[frame.source_id] += 1
                 self._tell_refused(frame, error)
         return kept
 
     def _tell_refused(self, frame: Frame, error: FrameError) -> None:
-        now = time.monotonic()
-        if now - self._refused_told_s >= 1.0:
-            self._refused_told_s = now
+        if self._refused_events.setdefault(frame.source_id, Throttle()).passes():
             self._tell(
                 make_event(
                     "refused",
                     frame.source_id,
                     f"Frame {frame.index} of {frame.source_id} cannot be inspected: {error}",
                     index=frame.index,
-                    refused=self._refused,
+                    refused=self._refused[frame.source_id],
                 )
             )
 

@@ -375,6 +375,25 @@ def test_frames_of_any_size_and_refused_ones_of_a_fixed_size(
             detector.run([np.zeros((20, 20, 3), np.uint8)]).join()
 
 
+def test_refused_frames_of_one_source_hide_none_of_another(
+    write_tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cada_edge.runtime.stream_events.EVENT_EVERY_S", 3600)
+    path = write_tiny_model(tmp_path / "fixed.onnx", frame_hw=(16, 16))
+    events: list[StatusEvent] = []
+    with Detector(path) as detector:
+        run = detector.run(live([20] * 3, "left"), live([20, 16, 20], "right"), on_status=events.append)
+        with pytest.raises(SourceLostError):
+            run.join()
+    refused = [event for event in events if event.kind == "refused"]
+    assert {event.source_id: dict(event.data) for event in refused} == {
+        "left": {"index": 0, "refused": 1},
+        "right": {"index": 0, "refused": 1},
+    }
+    assert len(refused) == 2
+    assert run.stats.refused == 5
+
+
 def test_an_engine_is_lent_to_the_run_and_comes_back(
     tiny_engine: Path, tensorrt_double: Any, cuda_double: Any
 ) -> None:
