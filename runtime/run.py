@@ -24,7 +24,7 @@ from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.fair_batches import FairBatches
 from cada_edge.runtime.handoff import Handoff
 from cada_edge.runtime.live_source import LiveSource
-from cada_edge.runtime.run_options import RunOptions, RunStats
+from cada_edge.runtime.run_options import RunOptions, RunStats, recent_rate
 from cada_edge.runtime.source_ahead import ReadAheadSource
 from cada_edge.runtime.source_base import Frame
 from cada_edge.runtime.sources import open_source, source_name
@@ -42,7 +42,7 @@ OnResult = Callable[[Detection, Frame], None]
 """Called with a detection and the frame that it is about. What it raises ends the run."""
 
 _RECENT = 1000
-"""Latest results that the percentiles are of; see `RunStats`."""
+"""Latest results that the percentiles and the rate are of; see `RunStats`."""
 
 
 class Run:
@@ -157,14 +157,14 @@ class Run:
                 "p99": float(p99),
                 "max": float(latencies.max()),
             }
-        took_s = recent[-1][0] - recent[0][0] if len(recent) > 1 else 0.0
+        now = self._ended_s or time.monotonic()
         return RunStats(
             sources={name: source.counts for name, source in self._sources.items()},
             inspected=figures[0],
             anomalous=figures[1],
             refused=figures[2],
-            seconds=(self._ended_s or time.monotonic()) - self._started_s,
-            frames_per_second=(len(recent) - 1) / took_s if took_s > 0 else 0.0,
+            seconds=now - self._started_s,
+            frames_per_second=recent_rate([came for came, _ in recent], now),
             latency_ms=latency_ms,
         )
 

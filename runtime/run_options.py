@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +14,10 @@ from cada_edge.runtime.live_source import Reconnect
 from cada_edge.runtime.source_base import OnError
 from cada_edge.runtime.stream_events import StreamCounts
 
-__all__ = ["RunOptions", "RunStats"]
+__all__ = ["RunOptions", "RunStats", "recent_rate"]
+
+_RATE_S = 5.0
+"""Span that `recent_rate` is of."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,24 @@ class RunOptions:
             raise ConfigError(f"batch_timeout_s {self.batch_timeout_s} came; wanted 0 or more seconds.")
 
 
+def recent_rate(times_s: Sequence[float], now_s: float) -> float:
+    """Return the results a second of late; it falls while none come.
+
+    Args:
+        times_s: When each result came, ascending, in seconds.
+        now_s: The moment of which it is, on the same clock.
+    """
+    if len(times_s) < 2:
+        return 0.0
+    # From the last result before the span, so that intervals are counted whole.
+    first = min(max(bisect_right(times_s, now_s - _RATE_S) - 1, 0), len(times_s) - 2)
+    intervals, began_s = len(times_s) - 1 - first, times_s[first]
+    lasted_s = times_s[-1] - began_s
+    # The interval that goes on counts where it is longer than those before it.
+    longest_s = max(lasted_s, (now_s - began_s) * intervals / (intervals + 1))
+    return intervals / longest_s if longest_s > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class RunStats:
     """How a run goes, at one moment."""
@@ -57,7 +80,8 @@ class RunStats:
     seconds: float
     """Since the run began."""
     frames_per_second: float
-    """Of the latest results, up to a thousand; 0 before the second."""
+    """Of the results of the last five seconds, or the last two where they are further apart; falls while none
+    come, up to the run's end; 0 before the second."""
     latency_ms: dict[str, float]
     """p50, p95, p99 and max from capture to verdict, of the latest results; empty before the first."""
 

@@ -610,6 +610,23 @@ def test_what_a_camera_raises_while_the_run_is_stopped_reaches_the_caller(detect
         runs[0].join()
 
 
+def test_the_rate_falls_when_no_frame_comes_any_more(detector: Detector) -> None:
+    listener, camera = Listener(), GatedCamera()
+    source = LiveSource(
+        ADDRESS, reconnect=Reconnect(0, 0, 0, limit=0), policy="block", connect=lambda *_: camera
+    )
+    run = detector.run(source, on_result=listener.result)
+    camera.give(*[16] * 20)
+    wait_until(lambda: len(listener.results) == 20)
+    rate = run.stats.frames_per_second
+    assert rate > 0
+    wait_until(lambda: run.stats.frames_per_second < rate / 4)
+    camera.give(None)
+    with pytest.raises(SourceLostError):
+        run.join()
+    assert run.stats.frames_per_second == run.stats.frames_per_second > 0
+
+
 def test_drops_before_a_refused_frame_are_told_with_the_next(
     write_tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
