@@ -33,7 +33,7 @@ class Reconnect:
     """Cap of the wait, in seconds."""
     jitter: float = 0.2
     """Each wait is made longer or shorter by up to this share, 0-1: cameras behind one switch that came back
-    should not all be asked at once."""
+    should not all be asked at once. At the cap they are spread below it."""
     limit: int | None = None
     """Attempts in a row that may fail before the source is given up; None: never, 0: at the first loss."""
 
@@ -55,7 +55,9 @@ class Reconnect:
             attempt: 1 for the first after a loss.
         """
         # Beyond 2^30 the cap decides anyway, and a float would overflow one day.
-        delay = min(self.longest_delay_s, self.first_delay_s * 2.0 ** min(attempt - 1, 30))
+        delay = self.first_delay_s * 2.0 ** min(attempt - 1, 30)
+        # Cut before the jitter, so that it spreads the longest waits too, and far enough for the cap to hold.
+        delay = min(delay, self.longest_delay_s / (1 + self.jitter))
         return delay * (1 + self.jitter * random.uniform(-1, 1))
 
 

@@ -374,6 +374,10 @@ def test_waits_double_up_to_the_cap_with_jitter() -> None:
     assert min(spread) >= 0.8
     assert max(spread) <= 1.2
     assert max(spread) - min(spread) > 0.2
+    spread = {Reconnect(longest_delay_s=30, jitter=0.2).delay_s(20) for _ in range(200)}
+    assert 20 <= min(spread) < 22
+    assert 28 < max(spread) <= 30
+    assert len(spread) == 200, "cameras that wait for the longest are asked at once"
 
 
 @pytest.mark.parametrize(
