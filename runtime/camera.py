@@ -155,12 +155,16 @@ class Camera:
         return np.asarray(image), at_s, monotonic_s
 
     def _decode(self, data: NDArray[np.uint8]) -> NDArray[Any] | None:
-        """Decode a JPEG image; None where its end is missing."""
+        """Decode a JPEG image; None where its end is missing, or it is none."""
+        cv2 = self._cv2
         # Some cameras fill up with zeros behind the end.
         if not data.tobytes().rstrip(b"\0").endswith(_JPEG_END):
             return None
-        flags = self._cv2.IMREAD_COLOR | self._cv2.IMREAD_IGNORE_ORIENTATION
-        image: NDArray[Any] | None = self._cv2.imdecode(data, flags)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            image: NDArray[Any] | None = cv2.imdecode(data, flags)
+        except cv2.error:
+            return None  # as of a header that says millions of pixels a side
         return image
 
     def close(self) -> None:

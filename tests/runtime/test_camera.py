@@ -503,14 +503,22 @@ def test_a_stream_of_jpeg_is_decoded_here_and_half_an_image_is_none(capture: typ
             return mjpg if prop == cv2.CAP_PROP_FOURCC else super().get(prop)
 
     data = cv2.imencode(".jpg", FRAME)[1].reshape(1, -1)
-    capture.frames = [data, data[:, :-4], np.pad(data, ((0, 0), (0, 6))), np.zeros((1, 8), np.uint8)]
+    huge = bytearray(data.tobytes())
+    at = huge.index(b"\xff\xc0") + 5  # height and width
+    huge[at : at + 4] = b"\xff\xdc\xff\xdc"
+    damaged = np.frombuffer(bytes(huge), np.uint8).reshape(1, -1)
+    with pytest.raises(cv2.error):
+        cv2.imdecode(damaged, cv2.IMREAD_COLOR)
+    padded = np.pad(data, ((0, 0), (0, 6)))
+    capture.frames = [data, data[:, :-4], padded, np.zeros((1, 8), np.uint8), damaged, data]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cv2, "VideoCapture", JpegDouble)
         camera = Camera(live("http://cam/1"), CameraOptions())
     assert camera._capture.values == {cv2.CAP_PROP_FORMAT: -1}
-    found = [camera.read() for _ in range(4)]
-    images = [None if each is None else each[0] for each in found]
-    assert [None if image is None else image.shape for image in images] == [(4, 6, 3), None, (4, 6, 3), None]
+    found = [camera.read() for _ in range(6)]
+    assert None not in found, "the connection is lost"
+    shapes = [None if each is None or each[0] is None else each[0].shape for each in found]
+    assert shapes == [(4, 6, 3), None, (4, 6, 3), None, None, (4, 6, 3)]
 
 
 @pytest.mark.parametrize(
