@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from cada_edge.errors import SourceLostError
 from cada_edge.runtime.buffered_source import BufferedSource
 from cada_edge.runtime.source_base import Frame
+from cada_edge.runtime.source_names import SourceNames
 
 __all__ = ["FairBatches"]
 
@@ -35,18 +36,20 @@ class FairBatches:
         *,
         batch: int,
         batch_timeout_s: float,
+        names: SourceNames | None = None,
     ) -> None:
         """Prepare.
 
         Args:
-            sources: Name -> source. A frame that carries its source's name gets this one, so that two sources
-                of the same name can be told apart.
+            sources: Name -> source.
             changed: The condition of all their buffers.
             batch: Most frames in a batch.
             batch_timeout_s: Longest wait for more once there is one, in seconds. When waits have brought
                 nothing, most batches go as they are.
+            names: What each frame is called, so that two sources can be told apart; None: as its source.
         """
         self._sources = list(sources.items())
+        self._names = names or SourceNames()
         self._changed = changed
         self._batch = batch
         self._timeout_s = batch_timeout_s
@@ -162,8 +165,9 @@ class FairBatches:
                 self.fail(error)
                 break
             if frame is not None:
-                if name != source.source_id and frame.source_id == source.source_id:
-                    frame = dataclasses.replace(frame, source_id=name)
+                called = self._names.of_frame(name, frame.source_id, source.source_id)
+                if called != frame.source_id:
+                    frame = dataclasses.replace(frame, source_id=called)
                 frames.append(frame)
                 self._turn = (position + 1) % len(self._sources)
         return frames

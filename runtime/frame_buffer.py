@@ -183,6 +183,11 @@ class FrameBuffer:
         # On top of what a source before this one has dropped.
         return dataclasses.replace(frame, dropped_before=frame.dropped_before + dropped) if dropped else frame
 
+    def peek(self) -> Frame | None:
+        """Look at the frame that `take` would give now; None where none waits."""
+        with self._changed:
+            return self._frames[0] if self._frames else None
+
     def take_error(self) -> BaseException | None:
         """Take what ended the producer, where `take` has not raised it: a closed buffer's does not."""
         with self._changed:

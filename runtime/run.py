@@ -27,8 +27,16 @@ from cada_edge.runtime.live_source import LiveSource
 from cada_edge.runtime.run_options import RunOptions, RunStats, recent_rate
 from cada_edge.runtime.source_ahead import ReadAheadSource
 from cada_edge.runtime.source_base import Frame
+from cada_edge.runtime.source_names import SourceNames
 from cada_edge.runtime.sources import open_source, source_name
-from cada_edge.runtime.stream_events import OnStatus, StatusEvent, Throttle, make_event, tell
+from cada_edge.runtime.stream_events import (
+    OnStatus,
+    StatusEvent,
+    Throttle,
+    make_event,
+    rename_event,
+    tell,
+)
 
 if TYPE_CHECKING:
     from cada_edge.runtime.batches import InferredBatch, PreparedBatch
@@ -80,12 +88,15 @@ class Run:
         self._inferred: Handoff[tuple[InferredBatch, list[Frame]]] = Handoff()
         self._live: set[str] = set()
         self._dropped_before_refused: Counter[str] = Counter()
-        self._sources = self._open(sources)
+        self._names = SourceNames()
+        self._sources: dict[str, BufferedSource] = {}
+        self._open(sources)
         self._batches = FairBatches(
             self._sources,
             self._changed,
             batch=self._options.batch,
             batch_timeout_s=self._options.batch_timeout_s,
+            names=self._names,
         )
         try:
             detector.lend()
@@ -99,12 +110,11 @@ class Run:
         for thread in self._threads:
             thread.start()
 
-    def _open(self, sources: Sequence[Any]) -> dict[str, BufferedSource]:
-        opened: dict[str, BufferedSource] = {}
+    def _open(self, sources: Sequence[Any]) -> None:
         options = self._options
         try:
             for source in sources:
-                name = _unused(source_name(source), opened)
+                name = self._names.add(source_name(source))
                 found = open_source(
                     source,
                     source_id=name,
@@ -113,7 +123,7 @@ class Run:
                     capacity=options.capacity,
                     camera=options.camera,
                     reconnect=options.reconnect,
-                    on_status=self._tell,
+                    on_status=self._listener_of(name),
                     changed=self._changed,
                 )
                 if isinstance(found, LiveSource):
@@ -131,15 +141,22 @@ class Run:
                         on_status=self._listener_of(name),
                         changed=self._changed,
                     )
-                opened[name] = found
+                self._sources[name] = found
         except BaseException:
-            _abandon(opened.values())
+            _abandon(self._sources.values())
             raise
-        return opened
 
     def _listener_of(self, name: str) -> OnStatus:
-        """Return a listener that tells of a source by its name in this run, which an open one may lack."""
-        return lambda event: self._tell(dataclasses.replace(event, source_id=name))
+        """Return a listener that tells of a source by its name in this run, which it may not know."""
+        return lambda event: self._tell(rename_event(event, self._called(name)))
+
+    def _called(self, name: str) -> str:
+        """Return the name under which a source is counted; its frames may bring one."""
+        source = self._sources.get(name)
+        waiting = None if source is None else source.buffer.peek()
+        if source is not None and waiting is not None:
+            self._names.of_frame(name, waiting.source_id, source.source_id)
+        return self._names.of_source(name)
 
     @property
     def stats(self) -> RunStats:
@@ -159,7 +176,7 @@ class Run:
             }
         now = self._ended_s or time.monotonic()
         return RunStats(
-            sources={name: source.counts for name, source in self._sources.items()},
+            sources={self._called(name): source.counts for name, source in self._sources.items()},
             inspected=figures[0],
             anomalous=figures[1],
             refused=figures[2],
@@ -360,12 +377,3 @@ def _abandon(sources: Collection[BufferedSource]) -> None:
         close_all(sources)
     except Exception:  # broad: it may be what an application's generator raises
         _log.exception("Closing the sources of a run that did not begin failed")
-
-
-def _unused(wanted: str, names: Collection[str]) -> str:
-    """Return a name that is not among others: the wanted one, or that with a number."""
-    name, number = wanted, 1
-    while name in names:
-        number += 1
-        name = f"{wanted} ({number})"
-    return name

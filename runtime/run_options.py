@@ -70,7 +70,8 @@ class RunStats:
     """How a run goes, at one moment."""
 
     sources: dict[str, StreamCounts]
-    """Name of a source -> what became of its frames; delivered: taken for inspection."""
+    """Name of a source, as in its results -> what became of its frames; delivered: taken for inspection. One
+    without a name of its own has that of its frames from the first on."""
     inspected: int
     """Frames with a verdict so far."""
     anomalous: int

@@ -38,7 +38,7 @@ class Frame:
     """Position in the source, from 0; a frame that was skipped leaves a gap."""
 
     source_id: str
-    """Name of the source."""
+    """Name of the source. In a run it is the one by which that tells its sources apart."""
 
     captured_at_s: float
     """Wall-clock time at which the frame was read, in seconds since 1970 (UTC)."""

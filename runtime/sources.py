@@ -76,7 +76,8 @@ def open_source(
             - a source that is already open: it is returned as it is, and the other arguments do nothing.
         on_error: What happens when a frame that cannot be read is reached: "raise" raises `ImageReadError`,
             "skip" counts it in `Source.corrupt`, logs a warning and goes on. A live source always goes on.
-        source_id: Name that the frames carry; by default that of `source_name`.
+        source_id: Name that the frames carry; by default that of `source_name`. A `Frame` of an iterable or
+            function keeps its own; in a run it has this one, or where none is given its own.
         policy: What happens to frames that come faster than they are taken, as in
             `cada_edge.runtime.frame_buffer.DropPolicy`. None: "latest" for a live source; anything else is
             read when it is asked for, without a thread.

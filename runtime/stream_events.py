@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ __all__ = [
     "Throttle",
     "make_corrupt_event",
     "make_event",
+    "rename_event",
     "tell",
 ]
 
@@ -103,6 +106,13 @@ OnStatus = Callable[[StatusEvent], None]
 def make_event(kind: EventKind, source_id: str, message: str, **data: Any) -> StatusEvent:
     """Make an event that happens now."""
     return StatusEvent(kind, source_id, message, time.time(), time.monotonic(), data)
+
+
+def rename_event(event: StatusEvent, name: str) -> StatusEvent:
+    """Return an event with another name of its source, in its sentence too."""
+    whole = rf"(?<!\S){re.escape(event.source_id)}(?!\S)"
+    message = re.sub(whole, lambda _: name, event.message, count=1)
+    return dataclasses.replace(event, source_id=name, message=message)
 
 
 def make_corrupt_event(source_id: str, index: int, corrupt: int) -> StatusEvent:

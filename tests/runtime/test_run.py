@@ -29,6 +29,7 @@ from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.detector import Detector
 from cada_edge.runtime.live_address import LiveAddress
 from cada_edge.runtime.live_source import LiveSource, Reconnect
+from cada_edge.runtime.page_state import PageState
 from cada_edge.runtime.run import Run
 from cada_edge.runtime.run_options import RunOptions
 from cada_edge.runtime.source_base import Frame
@@ -500,6 +501,59 @@ def test_open_sources_of_one_name_are_told_apart_too(detector: Detector) -> None
     names = {"belt", "belt (2)", "belt (3)"}
     assert {frame.source_id for _, frame in listener.results} == names
     assert {event.source_id for event in events if event.kind == "ended"} == names
+    assert {event.message for event in events} == {f"{name} has no more frames" for name in names}
+
+
+def own_frames(*names: str, count: int = 3) -> Iterator[Frame]:
+    for index, image in enumerate(images(count)):
+        for name in names:
+            yield Frame(image, index, name, time.time(), time.monotonic())
+
+
+def names_in(detector: Detector, *sources: Any) -> tuple[set[str], set[str], set[str], set[str]]:
+    """Run sources; return their names in results, counts, events' sentences and on the page."""
+    listener, page = Listener(), PageState()
+    run = detector.run(*sources, on_result=listener.result, on_status=listener.events.append)
+    run.join()
+    page.watch(run)
+    for result in listener.results:
+        page.put(*result)
+    for event in listener.events:
+        page.tell(event)
+        assert event.message == f"{event.source_id} has no more frames"
+    assert all(detection.source_id == frame.source_id for detection, frame in listener.results)
+    shown = page.snapshot()["sources"]
+    assert all(source["counts"] is not None for source in shown)
+    assert all(source["counts"]["delivered"] == source["inspected"] for source in shown)
+    return (
+        {frame.source_id for _, frame in listener.results},
+        set(run.stats.sources),
+        {event.source_id for event in listener.events},
+        {source["name"] for source in shown},
+    )
+
+
+def test_frames_that_bring_a_name_give_it_to_their_source(detector: Detector) -> None:
+    found = names_in(detector, own_frames("press"), own_frames("press"), own_frames("belt"), images(3))
+    assert found == ({"press", "press (2)", "belt", "iterable (4)"},) * 4
+
+
+def test_the_name_that_a_source_was_given_goes_before_that_of_its_frames(detector: Detector) -> None:
+    left, right = (
+        open_source(own_frames("press"), source_id=name, policy="block") for name in ("left", "right")
+    )
+    assert names_in(detector, left, right, own_frames("left")) == ({"left", "right", "left (2)"},) * 4
+
+
+def test_names_of_several_cameras_in_one_source_are_kept(detector: Detector) -> None:
+    listener = Listener()
+    run = detector.run(own_frames("left", "right"), own_frames("right"), on_result=listener.result)
+    run.join()
+    found = Counter(frame.source_id for _, frame in listener.results)
+    assert sorted(found.values()) == [3, 3, 3]
+    assert set(found) == {"left", "right", "right (2)"}
+    assert set(run.stats.sources) < set(found)
+    assert "left" in run.stats.sources
 
 
 def test_an_open_source_tells_the_run_unless_it_has_a_listener(detector: Detector) -> None:
