@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -187,6 +191,47 @@ def test_opening_takes_no_longer_than_its_timeout(silent_port: socket.socket, sc
         next(source)
     # FFmpeg's own limit would be 30 s; beyond 1.5 times ours the thread would be left behind.
     assert 0.35 < time.monotonic() - started < 5
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[str]:
+    """Address of a video of five flat frames on a web server."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    writer = cv2.VideoWriter(str(tmp_path / "parts.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
+    assert writer.isOpened()
+    for number in range(5):
+        writer.write(np.full((48, 64, 3), 40 * number + 20, np.uint8))
+    writer.release()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/parts.mp4"
+        server.shutdown()
+        thread.join()
+
+
+def frames_of(recording: str, most: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Take frames: index, and which of the recording's it is."""
+    reconnect = Reconnect(0.01, 0.01, limit=limit)
+    with open_source(recording, policy="block", camera=OPTIONS, reconnect=reconnect) as source:
+        for frame in itertools.islice(source, most):
+            yield frame.index, round((float(frame.image.mean()) - 20) / 40)
+
+
+def test_a_recording_begins_again_at_its_end(recording: str) -> None:
+    found = list(frames_of(recording, 12, limit=1))
+    assert found == [(index, index % 5) for index in range(12)]
+
+
+def test_a_recording_without_reconnecting_is_given_up_after_its_last_frame(recording: str) -> None:
+    frames = frames_of(recording, 12, limit=0)
+    assert [next(frames) for _ in range(5)] == [(index, index) for index in range(5)]
+    with pytest.raises(SourceLostError, match="it gave no more frames; it was not opened again"):
+        next(frames)
 
 
 PROGRAM = """
