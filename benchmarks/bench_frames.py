@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from cada_edge.errors import SourceError
 from cada_edge.runtime.live_source import LiveSource
 from cada_edge.runtime.preprocess import load_cv2
+from cada_edge.runtime.source_iterable import IterableSource
 from cada_edge.runtime.sources import open_source
 
-__all__ = ["FrameSet", "draw_frames", "read_frames"]
+__all__ = ["FrameSet", "SteadyFrames", "draw_frames", "read_frames"]
 
 _MOST, _FEWEST = 32, 8
 """Frames that are kept at most, and at least when they are drawn."""
@@ -27,6 +28,12 @@ _MOST_BYTES = 256 << 20
 
 _LEAST_SIDE, _DRAWN_SIDE = 64, 384
 """Smallest and largest side at which a part is drawn, in pixels, before it comes to the camera's scale."""
+
+
+class SteadyFrames(IterableSource):
+    """Frames whose pixels never change: a run takes them uncopied, as it does a camera's."""
+
+    lends_images = False
 
 
 @dataclass(frozen=True)

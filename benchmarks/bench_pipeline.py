@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cada_edge.benchmarks.bench_blocks import Block, sink, stages_of
 from cada_edge.benchmarks.bench_config import BenchConfig
-from cada_edge.benchmarks.bench_frames import FrameSet
+from cada_edge.benchmarks.bench_frames import FrameSet, SteadyFrames
 from cada_edge.benchmarks.bench_subject import Subject
 from cada_edge.runtime.detection import Detection
 from cada_edge.runtime.run_options import RunOptions
@@ -52,8 +52,9 @@ def fill_throughput(
     measured.on_ready = begin
     capacity = max(2, config.batch)
     options = RunOptions(batch=config.batch, policy="block", capacity=capacity)
+    sources = [SteadyFrames(as_fast(feed), source_id=feed.name) for feed in feeds]
     try:
-        with subject.detector.run(*map(as_fast, feeds), on_result=measured.take, options=options) as run:
+        with subject.detector.run(*sources, on_result=measured.take, options=options) as run:
             run.join()
     finally:
         first = min(config.batch, len(measured.ended_s))
@@ -97,8 +98,9 @@ def fill_camera(
             yield feed.next_frame()
 
     options = RunOptions(batch=config.batch, policy=policy, capacity=capacity)
+    sources = [SteadyFrames(at_its_rate(feed), source_id=feed.name) for feed in feeds]
     try:
-        with subject.detector.run(*map(at_its_rate, feeds), on_result=measured.take, options=options) as run:
+        with subject.detector.run(*sources, on_result=measured.take, options=options) as run:
             run.join()
     finally:
         block.due = sum(len(feed.taken_s) for feed in feeds)

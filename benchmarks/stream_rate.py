@@ -27,6 +27,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from cada_edge.benchmarks.bench_frames import SteadyFrames
 from cada_edge.benchmarks.camera_server import jpeg_frames
 from cada_edge.benchmarks.hand_loops import LOOPS, HandLoop
 from cada_edge.benchmarks.machine import describe_machine
@@ -241,7 +242,7 @@ def measure_latency(
                 yield Frame(image, number, "camera", time.time(), at)
 
         detector.run(
-            camera(),
+            SteadyFrames(camera(), source_id="camera"),
             on_result=lambda _, frame: latencies.append(time.monotonic() - frame.captured_monotonic_s),
             options=RunOptions(policy="latest"),
         ).join()

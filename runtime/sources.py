@@ -13,6 +13,7 @@ import numpy as np
 
 from cada_edge.errors import SourceError
 from cada_edge.runtime.camera import CameraOptions, require_gstreamer
+from cada_edge.runtime.ffmpeg_options import ffmpeg_options
 from cada_edge.runtime.frame_buffer import DropPolicy
 from cada_edge.runtime.images import is_image
 from cada_edge.runtime.live_address import LiveAddress, parse_live, redact, refuse_mistyped, shown
@@ -112,6 +113,8 @@ def open_source(
         load_cv2("Reading cameras")
         if address.kind in ("csi", "gstreamer"):
             require_gstreamer(address.name)
+        if address.kind == "network":
+            ffmpeg_options.prepare()
         return LiveSource(
             address,
             source_id=source_id,

@@ -421,6 +421,24 @@ def test_options_that_a_user_gives_between_two_openings_stay(capture: type[Captu
     assert capture.environment == ["rtsp_transport;tcp", "fflags;nobuffer", "rtsp_transport;tcp"]
 
 
+def test_the_variables_are_there_before_the_first_thread_is(
+    opening: Callable[[], SlowOpening], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(THREAD_SAFE, raising=False)
+    cameras = opening()
+    cameras.entered["rtsp://a/1"], cameras.ends["rtsp://a/1"] = threading.Event(), threading.Event()
+    started = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        assert {NAME, THREAD_SAFE} <= os.environ.keys()
+        started(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with open_source("rtsp://a/1"):
+        assert cameras.entered["rtsp://a/1"].wait(30)
+        cameras.ends["rtsp://a/1"].set()
+
+
 def test_programs_start_while_streams_are_opened_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     # A variable that comes and goes makes such starts fail, with EFAULT.
     for name in (NAME, THREAD_SAFE):
