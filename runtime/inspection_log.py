@@ -35,6 +35,10 @@ _ATTEMPTS = 3
 """To write a picture that its disk is not to blame for."""
 
 
+_MOST_NUMBERED = 1000
+"""Sources whose images are told apart; of more there may be one for each part, whose list would only grow."""
+
+
 class InspectionLog:
     """Keeps verdicts and pictures, each kind written by a thread of its own; inspection never waits for it.
 
@@ -162,6 +166,8 @@ class InspectionLog:
             short = file_label(frame.path.stem) if frame.path == Path(frame.source_id) else None
         key = (frame.source_id, frame.path is None, short)
         if key not in self._numbers:
+            if len(self._numbers) >= _MOST_NUMBERED:
+                return 1
             rivals = [
                 number
                 for (source, is_live, name), number in self._numbers.items()

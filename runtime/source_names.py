@@ -10,6 +10,10 @@ _NAMELESS = ("iterable", "callable")
 """What `cada_edge.runtime.sources.source_name` says of an application's own frames."""
 
 
+_MOST_BROUGHT = 64
+"""Names that a source's frames bring and that are told apart; of more there may be one for each part."""
+
+
 class SourceNames:
     """Names of a run's sources, each of one source alone; from any thread.
 
@@ -47,6 +51,8 @@ class SourceNames:
             if known is None or brought in (source, given):
                 return source
             if brought not in known:
+                if len(known) >= _MOST_BROUGHT:
+                    return brought
                 known[brought] = self._unused(brought)
             return known[brought]
 

@@ -27,3 +27,15 @@ def test_a_source_without_one_has_that_of_its_frames() -> None:
     assert names.of_frame(first, belt, "iterable") == "belt (2)"
     assert names.of_frame(first, "press", "iterable") == "press (2)"
     assert [names.of_source(each) for each in (first, second, belt)] == ["press (2)", "press", "belt"]
+
+
+def test_frames_that_each_bring_another_name_fill_no_memory() -> None:
+    names = SourceNames()
+    parts, belt = names.add("iterable"), names.add("belt")
+    called = [names.of_frame(parts, f"part {number}", "iterable") for number in range(1000)]
+    assert called == [f"part {number}" for number in range(1000)]
+    assert names.of_frame(parts, "part 3", "iterable") == "part 3"
+    # Those that are told apart are the first ones.
+    assert names.of_frame(parts, belt, "iterable") == "belt"
+    assert names.add("part 63") == "part 63 (2)"
+    assert names.add("part 64") == "part 64"
