@@ -104,7 +104,8 @@ def test_a_sink_that_fails_is_tried_again_and_nothing_is_lost(error: Exception) 
 def test_beyond_the_capacity_the_oldest_are_given_up_and_counted() -> None:
     sink, events = SinkDouble(), list[StatusEvent]()
     sink.error = OSError("full")
-    recorder = Recorder(sink, on_status=events.append, interval_s=0.01, first_wait_s=0.05, capacity=10)
+    # Gathered for longer than putting takes: what is in hand would not be given up, but newer ones.
+    recorder = Recorder(sink, on_status=events.append, interval_s=0.5, first_wait_s=0.05, capacity=10)
     for frame in range(35):
         recorder.put(record(frame))
     wait_until(lambda: recorder.stats.failing)

@@ -198,11 +198,12 @@ def test_stop_ends_an_endless_source_and_nothing_waits(detector: Detector) -> No
 
 def test_pause_and_resume(detector: Detector) -> None:
     listener = Listener()
-    run = detector.run(images(5000), on_result=listener.result)
+    run = detector.run(images(10**9), on_result=listener.result)
     wait_until(lambda: len(listener.results) > 3)
     run.pause()
     assert run.is_paused
-    time.sleep(0.1)
+    # What was taken before still gets its verdict.
+    wait_until(lambda: run.stats.sources["iterable"].delivered == len(listener.results))
     seen = len(listener.results)
     time.sleep(0.1)
     assert len(listener.results) == seen
