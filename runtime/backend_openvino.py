@@ -32,6 +32,8 @@ class OpenVinoBackend:
         self._threads = threads
         self._model: Any = None
         self._requests: dict[int, Any] = {}
+        self._outputs: dict[int, list[NDArray[Any]]] = {}
+        self._tensor: Any = None
         self._spec: InputSpec | None = None
 
     @property
@@ -66,6 +68,7 @@ class OpenVinoBackend:
         """
         import openvino
 
+        self._tensor = openvino.Tensor
         try:
             self._model = openvino_core().read_model(self._path)
         except RuntimeError as error:
@@ -101,8 +104,11 @@ class OpenVinoBackend:
                 f"OpenVINO would compute in {precision} although f32 was asked for. "
                 "Use backend='onnxruntime'."
             )
-        self._requests[batch] = compiled.create_infer_request()
-        return self._requests[batch]
+        request = compiled.create_infer_request()
+        # Of fixed shapes, so they stay where they are: looking each up by its name takes as long as all else.
+        self._outputs[batch] = [request.get_tensor(name).data for name in OUTPUT_NAMES]
+        self._requests[batch] = request
+        return request
 
     def infer(self, frames: NDArray[np.uint8]) -> Outputs:
         """Run a batch of uint8 (N, H, W, 3) BGR frames.
@@ -116,24 +122,25 @@ class OpenVinoBackend:
         return parts[0] if len(parts) == 1 else Outputs(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _infer_compiled(self, frames: NDArray[np.uint8]) -> Outputs:
-        import openvino
-
         request = self._request(len(frames))
+        # OpenVINO shares writeable memory only; camera SDKs hand out read-only arrays.
+        if not (frames.flags.c_contiguous and frames.flags.writeable):
+            frames = np.require(frames, requirements=("C", "W"))
         try:
-            # OpenVINO shares writeable memory only; camera SDKs hand out read-only arrays.
-            writeable = np.require(frames, requirements=("C", "W"))
-            request.set_input_tensor(openvino.Tensor(writeable, shared_memory=True))
+            request.set_input_tensor(self._tensor(frames, shared_memory=True))
             request.infer()
         except RuntimeError as error:
             raise BackendError(
                 f"OpenVINO failed on a batch of shape {frames.shape}, {frames.dtype}: {error}"
             ) from error
         # The request writes its next results into the same memory.
-        return Outputs(*(request.get_tensor(name).data.copy() for name in OUTPUT_NAMES))
+        score, anomaly_map, stats = self._outputs[len(frames)]
+        return Outputs(score.copy(), anomaly_map.copy(), stats.copy())
 
     def close(self) -> None:
         """Free the compiled models; harmless when called twice."""
         self._requests.clear()
+        self._outputs.clear()
         self._model = None
 
 

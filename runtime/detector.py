@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -378,16 +379,17 @@ class Detector:
                 yield self(frame)
 
     def _detections(self, outputs: Outputs, records: Sequence[Frame | None], backend: str) -> list[Detection]:
-        if not (np.isfinite(outputs.score).all() and np.isfinite(outputs.stats).all()):
+        scores, stats = outputs.score.tolist(), outputs.stats.tolist()
+        # Python's own: NumPy is slow on few numbers, all the more when an inference has emptied the caches.
+        if not all(map(math.isfinite, (*scores, *chain.from_iterable(stats)))):
             raise BackendError(
-                f"{backend} gave scores that are not finite: {outputs.score.tolist()}. "
+                f"{backend} gave scores that are not finite: {scores}. "
                 f"Check the file with: cada-edge verify {self.path}"
             )
         is_aligned = self.manifest.alignment != "none"
         detections = []
         for row, record in enumerate(records):
-            score = float(outputs.score[row])
-            mean, maximum = float(outputs.stats[row, 0]), float(outputs.stats[row, 1])
+            score, (mean, maximum) = scores[row], stats[row]
             detections.append(
                 Detection(
                     score=score,

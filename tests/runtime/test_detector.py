@@ -22,7 +22,7 @@ from cada_edge.errors import (
     ModelNotFoundError,
 )
 from cada_edge.manifest import Manifest, manifest_path
-from cada_edge.runtime.backend import Outputs
+from cada_edge.runtime.backend import OUTPUT_NAMES, Outputs
 from cada_edge.runtime.detector import _is_clamped
 
 GREY = np.full((16, 16, 3), 102, np.uint8)  # 102 / 255 = 0.4
@@ -79,6 +79,20 @@ def test_batches_equal_single_calls_and_own_their_arrays(tiny_model: Path, backe
         assert one.score == pytest.approx(other.score, abs=1e-6)
         assert one.anomaly_map is not None
         assert np.array_equal(one.anomaly_map, before)
+
+
+def test_openvino_writes_each_sizes_results_to_one_place(tiny_model: Path) -> None:
+    # Where that is, is looked up once.
+    pytest.importorskip("openvino")
+    with Detector(tiny_model, backend="openvino", threads=1) as detector:
+        frames = [np.full((16, 16, 3), value, np.uint8) for value in range(0, 240, 10)]
+        for size in (1, 2, 1, 4):
+            found = [each for at in range(0, 24, size) for each in detector.batch(frames[at : at + size])]
+            assert [each.score for each in found] == pytest.approx(np.arange(0, 240, 10) / 255, abs=1e-6)
+            backend: Any = detector._backend
+            request = backend._request(size)
+            for name, view in zip(OUTPUT_NAMES, backend._outputs[size], strict=True):
+                assert request.get_tensor(name).data.ctypes.data == view.ctypes.data
 
 
 def test_openvino_compiles_four_sizes_whatever_comes(tiny_model: Path) -> None:
