@@ -60,7 +60,10 @@ def _latency(record: Mapping[str, Any]) -> TextTable:
     levels = record["config"]["percentiles"]
     names = [f"p{level:g}" for level in levels]
     rows = []
-    notes = ["n samples, none left out; in brackets the p99's 95 % confidence interval, by order statistics"]
+    notes = [
+        "n samples, none left out; in brackets the p99's 95 % confidence interval, by order statistics; ?: "
+        "too few samples for that end, or it is a dropped frame"
+    ]
     for subject in record["subjects"]:
         latency = subject["latency_ms"]
         low, high = latency["p99_interval"]
